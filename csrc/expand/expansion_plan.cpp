@@ -1,0 +1,4 @@
+#include "expand/expansion_plan.h"
+namespace oskt {
+void bind_expansion_plan(pybind11::module_&) {}
+}

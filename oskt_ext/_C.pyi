@@ -1,0 +1,19 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def build_info() -> dict[str, str]: ...
+
+class ExpansionPlan:
+    def __init__(
+        self,
+        maps: Sequence[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64], int]],
+        items: Sequence[tuple[int, int, int]],
+    ) -> None: ...
+    @property
+    def source_numel(self) -> int: ...
+    @property
+    def student_numel(self) -> int: ...
+    def table(self, transposed: bool = False) -> NDArray[np.int64]: ...
+    def coefficient(self, transposed: bool = False) -> NDArray[np.float64]: ...
