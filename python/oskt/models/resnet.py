@@ -94,6 +94,7 @@ class ResNet(nn.Module):
     """
 
     head = ("bottleneck", "classifier")
+    untrained = ("bottleneck.bias",)
 
     def __init__(
         self,
