@@ -221,7 +221,10 @@ def _check_finite(queries: Tensor, gallery: Tensor) -> None:
     limit = math.sqrt(torch.finfo(computing).max) / 2
     names = ("query_features", "gallery_features")
     longest = torch.stack(
-        [torch.linalg.vector_norm(rows, dim=1, dtype=computing).max() for rows in (queries, gallery)]
+        [
+            torch.linalg.vector_norm(rows, dim=1, dtype=computing).max()
+            for rows in (queries, gallery)
+        ]
     )
     for name, norm in zip(names, longest.tolist()):
         if not norm <= limit:
@@ -231,8 +234,7 @@ def _check_finite(queries: Tensor, gallery: Tensor) -> None:
             )
 
 
-@torch.library.register_fake("oskt_ext::retrieval_metrics")
-def _(
+def _fake(
     query_features: Tensor,
     gallery_features: Tensor,
     query_ids: Tensor,
@@ -248,3 +250,6 @@ def _(
         query_features.new_empty(size, dtype=torch.float64) for size in sizes
     )
     return cmc, precision, inverse_penalty, trapezoid
+
+
+torch.library.register_fake("oskt_ext::retrieval_metrics", _fake)
