@@ -1,4 +1,4 @@
-"""Compile every CUDA source and its host glue, and print what each kernel takes; needs nvcc, no GPU.
+"""Compile every CUDA source and its host glue and print what each kernel takes, without a GPU.
 
 The kernels are compiled for sm_80 and sm_90 with the flags of setup.py, the glue (*_cuda.cpp) with
 the host compiler against the headers of the installed torch, CPU build or not. Warnings are
@@ -17,6 +17,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import setup
@@ -95,7 +97,7 @@ def main() -> int:
         )
         return 2
     cuda_sources = [s for s in setup.sources(with_cuda=True) if s.endswith((".cu", "_cuda.cpp"))]
-    print(f"{len(cuda_sources)} files with the toolkit at {home}, torch {setup.torch.__version__}")
+    print(f"{len(cuda_sources)} files with the toolkit at {home}, torch {torch.__version__}")
     uses: list[KernelUse] = []
     failures = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -111,7 +113,9 @@ def main() -> int:
                 print(log, file=sys.stderr)
             uses += parse_ptxas(log)
     if uses:
-        print(f"\n{'arch':6} {'registers':>9} {'shared B':>9} {'stack B':>8} {'spill B':>8}  kernel")
+        print(
+            f"\n{'arch':6} {'registers':>9} {'shared B':>9} {'stack B':>8} {'spill B':>8}  kernel"
+        )
     for use, name in zip(uses, demangle([use.name for use in uses])):
         print(
             f"{use.arch:6} {use.registers:9} {use.shared_bytes:9} {use.stack_bytes:8} "
