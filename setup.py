@@ -27,14 +27,15 @@ DEFAULT_ARCHS = "8.0;9.0+PTX"
 
 
 def cuda_home() -> str | None:
-    """The folder of the CUDA toolkit, or None.
+    """The folder of a CUDA toolkit that has nvcc, or None; torch's own answer is corrected with it.
 
-    torch takes the folder above the first nvcc on PATH; a wrapper or ccache link there lies far
-    from the headers, and then the usual place is meant. torch's own answer is corrected with ours.
+    torch takes any /usr/local/cuda, with nvcc or without, and the folder above the first nvcc on
+    PATH, though a wrapper or ccache link there lies far from the headers.
     """
-    homes = [home for home in (cpp_extension.CUDA_HOME, "/usr/local/cuda") if home]
-    with_headers = [home for home in homes if (Path(home) / "include/cuda_runtime.h").exists()]
-    cpp_extension.CUDA_HOME = next(iter(with_headers), cpp_extension.CUDA_HOME)
+    found = [Path(home) for home in (cpp_extension.CUDA_HOME, "/usr/local/cuda") if home]
+    found = [home for home in found if (home / "bin/nvcc").exists()]
+    found.sort(key=lambda home: not (home / "include/cuda_runtime.h").exists())
+    cpp_extension.CUDA_HOME = str(found[0]) if found else None
     return cpp_extension.CUDA_HOME
 
 
@@ -77,15 +78,24 @@ def sources(with_cuda: bool) -> list[str]:
     return [f"csrc/{n}" for n in names]
 
 
+def architectures() -> str:
+    """The CUDA architectures to build for, in the spelling of TORCH_CUDA_ARCH_LIST."""
+    return os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHS)
+
+
+def system_includes(with_cuda: bool) -> list[str]:
+    """The folders of foreign headers, which are not held to our warnings."""
+    return [pybind11.get_include(), *cpp_extension.include_paths("cuda" if with_cuda else "cpu")]
+
+
 def compile_flags(with_cuda: bool, debug: bool = False) -> dict[str, list[str]]:
-    """The flags of both compilers; foreign headers are system headers, so -Werror is about ours."""
-    system = [pybind11.get_include(), *cpp_extension.include_paths("cuda" if with_cuda else "cpu")]
+    """The flags of the host compiler ("cxx") and of nvcc."""
     shared = [
         "-std=c++17",
         *(["-O0", "-g"] if debug else ["-O3"]),
         f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
         *(["-DUSE_CUDA"] if with_cuda else []),
-        *(word for path in system for word in ("-isystem", path)),
+        *(word for path in system_includes(with_cuda) for word in ("-isystem", path)),
     ]
     cxx = ["-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-attributes"]
     nvcc = ["-lineinfo", "-Werror=all-warnings", "-Xptxas=-v"]
@@ -127,7 +137,7 @@ def write_build_info(with_cuda: bool, reason: str, archs: str) -> None:
 
 def extension() -> Extension:
     with_cuda, reason = wants_cuda()
-    archs = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHS) if with_cuda else ""
+    archs = architectures() if with_cuda else ""
     write_build_info(with_cuda, reason, archs)
     flags = compile_flags(with_cuda, debug=os.environ.get("DEBUG") == "1")
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
