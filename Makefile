@@ -7,7 +7,7 @@ ARGS   ?=
 
 VENV  := .venv
 BIN   := $(VENV)/bin
-READY := $(VENV)/.ready-$(subst /,_,$(subst $(eval ) ,_,$(TORCH)))
+READY := $(VENV)/.ready-$(subst /,_,$(TORCH))
 BUILT := $(VENV)/.built
 CXX_FILES   := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 BUILD_FILES := $(CXX_FILES) csrc/sources.txt setup.py pyproject.toml version.txt
