@@ -98,13 +98,13 @@ def compile_flags(with_cuda: bool, debug: bool = False) -> dict[str, list[str]]:
         *(word for path in system_includes(with_cuda) for word in ("-isystem", path)),
     ]
     cxx = ["-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-attributes"]
-    nvcc = ["-lineinfo", "-Werror=all-warnings", "-Xptxas=-v"]
+    nvcc = ["-G" if debug else "-lineinfo", "-Werror=all-warnings", "-Xptxas=-v"]
     # torch's build switches the half and bfloat16 operators off; the kernels use them.
     for kind in ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS", "HALF2_OPERATORS"):
         nvcc.append(f"-U__CUDA_NO_{kind}__")
     return {
         "cxx": [*shared, *cxx, "-Wno-unused-parameter", "-fopenmp-simd"],
-        "nvcc": [*shared, *nvcc, *(["-G"] if debug else [])],
+        "nvcc": [*shared, *nvcc],
     }
 
 
