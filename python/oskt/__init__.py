@@ -1,0 +1,1 @@
+"""One-shot knowledge transfer for person re-identification."""
