@@ -75,7 +75,7 @@ def _tiles(table: Comparison) -> str:
         tiles.append((f"{best.cells['teacher'].mAP:.1f}", size))
     if table.students:
         smallest = table.students[0]
-        words = f"mAP of the smallest student, {count_text(smallest.parameters)} parameters"
+        words = f"best mAP of the smallest student, {count_text(smallest.parameters)} parameters"
         tiles.append((f"{smallest.cells[smallest.best].mAP:.1f}", words))
     for series, words in (
         ("at_once", "points of mAP at once, against training from scratch, on average"),
@@ -116,8 +116,8 @@ def _trade_offs(data: ReportData) -> str:
         _figure(partial(plots.trade_off, data.rows, "macs"), "Accuracy against work per image."),
     ]
     lead = (
-        "Up and to the left is better. Numbers at the points are widths; the dotted line is "
-        "the teacher."
+        "Up and to the left is better. The fractions along the bottom are widths; the dotted line "
+        "is the teacher."
     )
     return _section("Accuracy for its price", lead, f'<div class="pair">{"".join(figures)}</div>')
 
@@ -133,7 +133,7 @@ def _training(data: ReportData) -> str:
 def _clusters(data: ReportData) -> str:
     if not data.groups:
         return ""
-    caption = "The darker a piece, the more channels share one row." + (
+    caption = "The stronger the colour of a piece, the more channels share one row." + (
         " Where the bar on the right is long, the group is hard to shrink."
         if any(group.inertia is not None for group in data.groups)
         else ""
@@ -154,8 +154,7 @@ def _rankings(data: ReportData) -> str:
         return ""
     lead = (
         "Who does the network find? The query stands on the left, its nearest images follow, best "
-        "first. Green with a tick is the same person, red with a cross another. Queries run from "
-        "the hardest to the easiest at even steps of accuracy; nobody chose them."
+        "first. Green with a tick is the same person, red with a cross another."
     )
     return _section("Ranking lists", lead, "\n".join(map(_ranking, data.rankings)))
 
@@ -199,7 +198,7 @@ def _facts(data: ReportData) -> str:
     entries = "".join(
         f"<dt>{escape(name)}</dt><dd>{_fact(value)}</dd>" for name, value in data.facts.items()
     )
-    lead = "Everything that is needed to repeat these numbers."
+    lead = "What stands behind these numbers."
     return _section("How it was made", lead, f'<dl class="facts">{entries}</dl>')
 
 

@@ -70,7 +70,7 @@ def render(draw: Callable[[Theme], Figure]) -> tuple[str, str]:
     """Draw a figure for light and for dark pages; base64 PNG, transparent background."""
     images = []
     for theme in (LIGHT, DARK):
-        style: dict[str, Any] = {
+        style: Any = {
             "font.family": _FONTS,
             "font.size": 10,
             "text.color": theme.ink,
@@ -105,11 +105,16 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
     others = [s for s in table.series if s not in ("at_once", "finetuned", "scratch")]
     for series in reversed(table.series):  # the first series is drawn last, on top
         lines = [line for line in table.students if series in line.cells]
-        axes.errorbar(
-            [getattr(line, cost) for line in lines],
-            [line.cells[series].mAP for line in lines],
-            yerr=[line.cells[series].deviation or 0 for line in lines],
-            color=theme.colour(series, others),
+        x = [getattr(line, cost) for line in lines]
+        y = [line.cells[series].mAP for line in lines]
+        colour = theme.colour(series, others)
+        deviations = [line.cells[series].deviation or 0 for line in lines]
+        if any(deviations):
+            axes.errorbar(x, y, deviations, fmt="none", ecolor=colour, capsize=2.5)
+        axes.plot(
+            x,
+            y,
+            color=colour,
             label=series_title(series),
             marker="o",
             markersize=7,
@@ -117,7 +122,6 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
             markeredgewidth=1.4,
             linewidth=2.2,
             linestyle=(0, (4, 2)) if series == "scratch" else "solid",
-            capsize=2.5,
         )
     _name_students(axes, table, cost, theme)
     for line in table.teachers:
@@ -138,7 +142,7 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", length=0)
     axes.grid(visible=False, axis="x")
-    axes.margins(x=0.08, y=0.12)
+    axes.margins(x=0.08, y=0.14)
     axes.set_xlabel("Parameters" if cost == "parameters" else "Multiply-accumulates per image")
     handles, labels = axes.get_legend_handles_labels()
     _legend_above(axes, handles[::-1], labels[::-1])
@@ -153,13 +157,13 @@ def _plain_count(value: float) -> str:
 
 def _name_students(axes: Axes, table: Comparison, cost: str, theme: Theme) -> None:
     for line in table.students:
-        axes.annotate(
+        axes.text(
+            getattr(line, cost),
+            0.012,
             line.width,
-            (getattr(line, cost), min(cell.mAP for cell in line.cells.values())),
-            xytext=(0, -11),
-            textcoords="offset points",
+            transform=axes.get_xaxis_transform(),
             ha="center",
-            va="top",
+            va="bottom",
             fontsize=8.5,
             color=theme.quiet,
         )
@@ -173,7 +177,7 @@ def _legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> 
         bbox_to_anchor=(1.01, 1.0),
         ncols=min(len(labels), 4),
         borderaxespad=0,
-        handlelength=1.6,
+        handlelength=2.2,
         columnspacing=1.2,
     )
 
@@ -198,8 +202,8 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], theme: Theme) -> Fi
             x, y = _curve(epochs, key)
             label = f"{name}: {part}" if part and part != name else name
             style: dict[str, Any] = {"color": colour, "linestyle": dashes, "label": label}
-            marker = "o" if len(x) < 25 else None
-            right.plot(x, [100 * v for v in y], linewidth=2, marker=marker, markersize=4, **style)
+            marker = "o" if len(x) < 8 else None  # few points: show where they are
+            right.plot(x, [100 * v for v in y], linewidth=2, marker=marker, markersize=5, **style)
     for axes, title in ((left, "Loss"), (right, "mAP, %")):
         axes.set_xlabel("Epoch")
         axes.tick_params(length=0)
@@ -283,12 +287,14 @@ def merge_costs(groups: Sequence[Group], theme: Theme) -> Figure:
             linewidth=2.4 if ends else 1.3,
             label=group.name if ends else None,
         )
-    axes.set_xlim(100, 0)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(100, 100 / max(len(group.merge_costs) + 1 for group in trees))
+    halves = [100 / 2**n for n in range(8)]
+    axes.set_xticks(halves, ["all", *(f"1/{2**n}" for n in range(1, 8))])
     axes.set_ylim(-2, 103)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.tick_params(length=0)
-    axes.set_xlabel("Clusters left, share of the teacher's channels")
+    axes.set_xlabel("Clusters left, as a share of the teacher's channels")
     _title_left(axes, "Variance kept, one line per channel group from input to output", theme)
     axes.legend(loc="lower left")
     return figure

@@ -1,9 +1,9 @@
-"""The comparison table: rows of one network side by side, in words, on the terminal, on the page."""
+"""The comparison table: rows of one network side by side; in words, for terminal and page."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -138,62 +138,66 @@ def headline(rows: Iterable[ResultRow]) -> str:
         ...     ResultRow("S", "at_once", "1/4", 90_000, 10**7, mAP=0.81, rank1=0.9),
         ...     ResultRow("S", "scratch", "1/4", 90_000, 10**7, mAP=0.53, rank1=0.7, steps=700),
         ... ]
-        >>> print(headline(rows))
-        One teacher of 1.40 M parameters (90.0 mAP) gave a student of 90.0 k parameters. At once, \
-before any training of its own, it reaches 81.0 mAP; against the same network trained from \
-scratch it wins by 28.0 points.
+        >>> for sentence in headline(rows).split(". "):
+        ...     print(sentence)
+        One teacher of 1.40 M parameters (90.0 mAP) gave 1 student of 90.0 k parameters
+        At once, before any training of its own, it reaches 81.0 mAP
+        Trained from scratch the same size reaches 53.0: the student wins at once (+28.0 points).
     """
     table = compare(rows)
     students = table.students
     if not students:
         return "No student has been measured yet."
     one = len(students) == 1
-    they, their = ("it", "its") if one else ("they", "their")
     teacher = ""
     if table.teachers:
         best = max(table.teachers, key=lambda line: line.cells["teacher"].mAP)
         score = best.cells["teacher"].mAP
         teacher = f" of {count_text(best.parameters)} parameters ({score:.1f} mAP)"
     sizes = _span([line.parameters for line in students], count_text)
-    who = "a student" if one else f"{len(students)} students"
+    who = "1 student" if one else f"{len(students)} students"
     sentences = [f"One teacher{teacher} gave {who} of {sizes} parameters."]
-    clauses = []
-    for series, opening, reach in (
-        ("at_once", f"At once, before any training of {their} own,", f"{they} reach"),
-        ("finetuned", "After fine-tuning", f"{they} reach"),
-    ):
-        scores = [line.cells[series].mAP for line in students if series in line.cells]
-        if scores:
-            verdict = _verdict(students, series, they)
-            clause = f"{opening} {reach}{'es' if one else ''} {_span(scores, '{:.1f}'.format)} mAP"
-            clauses.append(f"{clause}; {verdict}." if verdict else f"{clause}.")
-    return " ".join(sentences + clauses)
+    at_once, finetuned, scratch = (_scores(students, series) for series in TITLES)
+    they, own = ("it reaches", "its own") if one else ("they reach", "their own")
+    if at_once:
+        after = f", and {finetuned} after fine-tuning" if finetuned else ""
+        opening = f"At once, before any training of {own}, {they}"
+        sentences.append(f"{opening} {at_once} mAP{after}.")
+    elif finetuned:
+        sentences.append(f"After fine-tuning {they} {finetuned} mAP.")
+    verdicts = [
+        _verdict(students, series, when)
+        for series, when in (("at_once", "at once"), ("finetuned", "after fine-tuning"))
+        if any(line.difference(series) is not None for line in students)
+    ]
+    if verdicts:
+        same = "the same size reaches" if one else "the same sizes reach"
+        who = "the student" if one else "the students"
+        outcome = " and ".join(verdicts)
+        sentences.append(f"Trained from scratch {same} {scratch}: {who} {outcome}.")
+    return " ".join(sentences)
 
 
-def _span(values: Sequence[float], text) -> str:  # type: ignore[no-untyped-def]
+def _scores(students: Sequence[Line], series: str) -> str:
+    found = [line.cells[series].mAP for line in students if series in line.cells]
+    return _span(found, "{:.1f}".format) if found else ""
+
+
+def _span(values: Sequence[float], text: Callable[[float], str]) -> str:
     low, high = text(min(values)), text(max(values))
     return low if low == high else f"{low} to {high}"
 
 
-def _verdict(students: Sequence[Line], series: str, they: str) -> str:
+def _verdict(students: Sequence[Line], series: str, when: str) -> str:
+    """How often, and by how much, a series is above training from scratch."""
     found = [line.difference(series) for line in students]
     points = [p for p in found if p is not None]
-    if not points:
-        return ""
-    wins, mean = sum(p > 0 for p in points), statistics.fmean(points)
+    wins, mean = sum(p > 0 for p in points), difference_text(statistics.fmean(points))
     if len(points) == 1:
-        outcome = "wins by" if mean > 0 else "loses by" if mean < 0 else "draws, by"
-        return f"against the same network trained from scratch it {outcome} {abs(mean):.1f} points"
-    if wins == len(points):
-        share = f"on all {wins} sizes"
-    elif wins == 0:
-        share = f"on none of the {len(points)} sizes"
-    else:
-        share = f"on {wins} of {len(points)} sizes"
-    return (
-        f"against the same networks trained from scratch {they} win {share} "
-        f"({difference_text(mean)} points on average)"
-    )
+        outcome = "wins" if points[0] > 0 else "does not win"
+        return f"{outcome} {when} ({mean} points)"
+    share = {0: "none", len(points): "all"}.get(wins, str(wins))
+    return f"win on {share} of the {len(points)} sizes {when} ({mean} points on average)"
 
 
 def notes(rows: Iterable[ResultRow]) -> list[str]:
@@ -243,8 +247,8 @@ def rich_table(rows: Iterable[ResultRow]) -> Table:
             points = line.difference(series)
             style = "" if not points else "green" if points > 0 else "red"
             cells.append(Text(difference_text(points), style))
-        size = [count_text(line.parameters), count_text(line.macs)]
-        result.add_row(line.model, line.width, *size, *cells)
+        costs = count_text(line.parameters), count_text(line.macs)
+        result.add_row(line.model, line.width, *costs, *cells)
     result.caption = "\n".join(notes(rows)[1:])
     return result
 
@@ -278,12 +282,12 @@ def html_table(rows: Iterable[ResultRow]) -> str:
             f'<td colspan="{span}" class="score">{score} {note}</td></tr>'
         )
     for line in table.students:
-        cells = "".join(_html_cell(line, series) for series in table.series)
+        html = "".join(_html_cell(line, series) for series in table.series)
         for series in table.differences:
             points = line.difference(series)
             kind = "" if not points else " win" if points > 0 else " loss"
-            cells += f'<td class="number{kind}">{difference_text(points)}</td>'
-        body.append(f"<tr>{_html_size(line)}{cells}</tr>")
+            html += f'<td class="number{kind}">{difference_text(points)}</td>'
+        body.append(f"<tr>{_html_size(line)}{html}</tr>")
     joined = "\n".join(body)
     return (
         f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>'
