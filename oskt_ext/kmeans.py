@@ -59,7 +59,8 @@ def kmeans(
             starting centers in the dtype and device of rows.
         algorithm: "lloyd" runs until no label changes. "hartigan" goes on with moves of single
             rows that lower the inertia, until none does.
-        n_init: seedings to try, >= 1; the lowest inertia wins, then the first. Only "k-means++"
+        n_init: seedings to try, >= 1; the lowest inertia wins, among equal ones (to
+            rounding) the first. Only "k-means++"
             draws: other starts run once.
         max_iter: bound on Lloyd iterations plus Hartigan passes, >= 0; 0 returns the start, such as
             the plain Ward partition.
@@ -126,7 +127,10 @@ def kmeans(
         _check_finite("rows", inertia.isfinite())
     restore = restorer(rows[0])
     return KMeansResult(
-        [restore(c) for c in centers], [restore(x) for x in labels], restore(inertia), restore(n_iter)
+        [restore(c) for c in centers],
+        [restore(x) for x in labels],
+        restore(inertia),
+        restore(n_iter),
     )
 
 
@@ -159,7 +163,7 @@ def _check_rows(rows: Any) -> list[Tensor]:
             gib = tensor.shape[0] ** 2 * 4 / 2**30
             raise ValueError(
                 f"kmeans: rows[{b}] must have at most {MAX_ROWS} rows, got {tensor.shape[0]}: "
-                f"the Gram matrix would take {gib:.1f} GiB in float32. Cluster a subset of the rows."
+                f"the Gram matrix would take {gib:.1f} GiB in float32. Cluster a subset of rows."
             )
         for name in ("dtype", "device"):
             if getattr(tensor, name) != getattr(tensors[0], name):
@@ -190,7 +194,7 @@ def _check_k(k: Any, tensors: list[Tensor]) -> None:
 def _check_centers(init: Any, k: Sequence[int], tensors: list[Tensor]) -> list[Tensor]:
     if not isinstance(init, (list, tuple)) or len(init) != len(tensors):
         raise ValueError(
-            f"kmeans: init must be 'k-means++', 'ward' or a list of {len(tensors)} center matrices, "
+            f"kmeans: init must be 'k-means++', 'ward' or a list of {len(tensors)} matrices, "
             f"got {type(init).__name__}. Pass one (K, D) matrix per problem."
         )
     centers = [as_tensor("kmeans", f"init[{b}]", value) for b, value in enumerate(init)]

@@ -45,7 +45,13 @@ struct Gram {
 
 struct Outcome {
   double inertia;
+  double rounding;  // inertias this close are equal
   int64_t n_iter;
+
+  // Whether a later restart replaces this one.
+  OSKT_HOST_DEVICE bool worse_than(const Outcome& later) const {
+    return later.inertia < inertia - rounding;
+  }
 };
 
 // Scratch of one (problem, restart). `label` is the result, and the start under Init::kLabels
@@ -101,10 +107,13 @@ class GramKmeans {
     if (settings_.hartigan) n_iter += hartigan(settings_.max_iter - n_iter);
     const double total = team_.sum(n, [=](int64_t i) { return w_.diagonal[i]; });
     const double kept = team_.sum(g_.k, [=](int64_t c) { return w_.self[c] / w_.size[c]; });
-    return {total > kept ? total - kept : 0.0, n_iter};
+    return {total > kept ? total - kept : 0.0, kRounding * total, n_iter};
   }
 
  private:
+  // Of a difference of distances, relative to the squared lengths in it.
+  static constexpr double kRounding = 16 * std::numeric_limits<T>::epsilon();
+
   OSKT_HOST_DEVICE T sq_dist(int64_t i, int64_t j) const {
     const T value = w_.diagonal[i] + w_.diagonal[j] - 2 * g_.row(i)[j];
     return value > 0 ? value : T(0);
@@ -295,7 +304,6 @@ class GramKmeans {
 
   // Moves row i from cluster a to b if that lowers the inertia by more than rounding could feign.
   OSKT_HOST_DEVICE bool move(int64_t i, int32_t a, int32_t b) {
-    constexpr double kRounding = 16 * std::numeric_limits<T>::epsilon();
     const int64_t n = g_.n;
     const double gain = w_.size[a] > 1 ? cost(i, a, -1) - cost(i, b, 1) : 0.0;
     const double scale = w_.diagonal[i] + w_.self[a] / w_.size[a] / w_.size[a] +

@@ -207,7 +207,8 @@ class Batch {
     });
   }
 
-  // Runs every restart of every problem; the lowest inertia wins, then the lowest restart.
+  // Runs every restart of every problem; the lowest inertia wins, among equal ones the lowest
+  // restart.
   void cluster(std::vector<Tensor>& labels, int64_t* n_iter) {
     const int64_t restarts = arguments_.restarts;
     const auto order = by_cost([](const Problem<S, T>& p) { return p.n * (p.n + 8 * p.k); });
@@ -232,7 +233,7 @@ class Batch {
     for (int64_t b = 0; b < size(); ++b) {
       int64_t best = b * restarts;
       for (int64_t slot = best + 1; slot < (b + 1) * restarts; ++slot) {
-        if (outcome[slot].inertia < outcome[best].inertia) best = slot;
+        if (outcome[best].worse_than(outcome[slot])) best = slot;
       }
       std::copy(label[best].begin(), label[best].end(),
                 static_cast<int64_t*>(labels[b].mutable_data_ptr()));

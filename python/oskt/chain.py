@@ -353,13 +353,15 @@ def _clusters(coupling: Coupling, width: float, given: Mapping[str, int]) -> dic
 
 
 def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str, Clustering]:
-    """Every free group cut into about half its channels at random: what checks run on."""
+    """Every free group cut at random into half as many clusters, of unequal sizes: with equal ones
+    a reversed channel order would go unseen."""
     result = {}
     for name, group in coupling.free.items():
         per_block = group.size // group.blocks
         count = max(1, per_block // 2)
         parts = [
-            rng.permutation(np.arange(per_block) % count) + block * count
+            rng.permutation(np.r_[:count, rng.integers(count, size=per_block - count)])
+            + block * count
             for block in range(group.blocks)
         ]
         result[name] = Clustering(np.concatenate(parts), group.blocks)

@@ -54,19 +54,14 @@ def cluster_channels(
         matrix = _rows(coupling, tensors, group, rows)
         problems += [part.contiguous() for part in matrix.chunk(group.blocks)]
         counts += [clusters[name] // group.blocks] * group.blocks
-    result = oskt_ext.kmeans(
-        problems, counts, init="ward", max_iter=100 if method == "kmeans" else 0, seed=seed
-    )
-    labels = [np.asarray(part.cpu()) for part in result.labels]
-    if method == "random":
-        labels = _random_labels([len(p) for p in problems], counts, seed)
+    labels, losses = _cluster(problems, counts, method, seed) if problems else ([], [])
     clusterings, inertia, start = {}, {}, 0
     for name in names:
         blocks = coupling.groups[name].blocks
         step = clusters[name] // blocks
         parts = [labels[start + b] + b * step for b in range(blocks)]
         clusterings[name] = Clustering(np.concatenate(parts).astype(np.int64), blocks)
-        inertia[name] = float(result.inertia[start : start + blocks].sum())
+        inertia[name] = sum(losses[start : start + blocks])
         start += blocks
     for name, group in coupling.free.items():
         if name not in clusterings:
@@ -74,9 +69,22 @@ def cluster_channels(
     return clusterings, inertia
 
 
-def _random_labels(sizes: list[int], counts: list[int], seed: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [rng.permutation(np.arange(n) % k) for n, k in zip(sizes, counts)]
+def _cluster(
+    problems: list[Tensor], counts: list[int], method: str, seed: int
+) -> tuple[list[np.ndarray], list[float]]:
+    """Labels and inertia of every problem."""
+    if method == "random":
+        rng = np.random.default_rng(seed)
+        labels = [rng.permutation(np.arange(len(p)) % k) for p, k in zip(problems, counts)]
+        means = [
+            torch.stack([p[torch.from_numpy(part == c)].mean(0) for c in range(k)])[part]
+            for p, part, k in zip(problems, labels, counts)
+        ]
+        return labels, [float((p - m).square().sum()) for p, m in zip(problems, means)]
+    result = oskt_ext.kmeans(
+        problems, counts, init="ward", max_iter=100 if method == "kmeans" else 0
+    )
+    return [part.cpu().numpy() for part in result.labels], result.inertia.tolist()
 
 
 def _rows(

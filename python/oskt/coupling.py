@@ -149,7 +149,8 @@ def trace_coupling(
     Args:
         module: any module whose forward has no branch on tensor values. Left untouched.
         example_inputs: the forward's arguments; shapes alone matter (B, ...).
-        free_outputs: let outputs that a linear or convolution writes directly (logits) shrink too.
+        free_outputs: let outputs that a linear or convolution writes with no norm after it (logits)
+            shrink too.
 
     Returns:
         The Coupling.

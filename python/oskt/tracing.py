@@ -147,6 +147,7 @@ class _Pass(TorchDispatchMode):
         super().__init__()
         self.trace, self.named, self.batch = trace, named, batch
         self.seen: dict[int, _Seen] = {}
+        self.unnormed: dict[int, str] = {}  # tensor -> the layer that wrote it, no norm since
 
     # -- bookkeeping ------------------------------------------------------------------------
 
@@ -224,6 +225,13 @@ class _Pass(TorchDispatchMode):
             self.pointwise(name, inputs, outputs[0])
         elif inputs:
             self.opaque(name, inputs, outputs)
+        marks = [self.unnormed[id(t)] for t in inputs if id(t) in self.unnormed]
+        for tensor in outputs:
+            mark = self.look(tensor).writer or (marks[0] if marks and op not in _NORMS else None)
+            if mark is not None:
+                self.unnormed[id(tensor)] = mark
+            else:
+                self.unnormed.pop(id(tensor), None)
         return out
 
     def pointwise(self, op: str, inputs: list[Tensor], out: Tensor) -> None:
@@ -440,16 +448,19 @@ class _Pass(TorchDispatchMode):
         self.put(out, axes)
 
 
+_NORMS = [
+    aten.native_batch_norm,
+    aten.cudnn_batch_norm,
+    aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_no_training,
+    aten._batch_norm_with_update,
+]
 _RULES: dict[Any, Any] = {
     aten.convolution: _Pass.convolution,
     aten.mm: _Pass.matrix_product,
     aten.addmm: _Pass.matrix_product,
     aten.cat: _Pass.cat,
-    **dict.fromkeys(
-        [aten.native_batch_norm, aten._native_batch_norm_legit, aten.cudnn_batch_norm,
-         aten._native_batch_norm_legit_no_training, aten._batch_norm_with_update],
-        _Pass.batch_norm,
-    ),
+    **dict.fromkeys(_NORMS, _Pass.batch_norm),
     **dict.fromkeys(
         [aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d,
          aten.adaptive_max_pool2d, aten.native_dropout, aten.upsample_nearest2d,
@@ -523,16 +534,22 @@ def on_meta(module: nn.Module, *, buffers: bool = True) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
+def _batch_of_two(tensor: Tensor) -> Tensor:
+    """A batch of one as two: batch norms refuse a single value per channel in training."""
+    single = tensor.dim() > 0 and tensor.shape[0] == 1
+    return tensor.expand(2, *tensor.shape[1:]).contiguous() if single else tensor
+
+
 def run_passes(
     module: nn.Module, example_inputs: Sequence[Tensor], *, free_outputs: bool = False
 ) -> Trace:
     """Trace the evaluation and the training form of a module into one Trace.
 
     MACs (`positions`) are those of the evaluation form. Outputs that a linear or convolution
-    writes directly (logits) keep their width unless `free_outputs`.
+    writes with no norm after it (logits) keep their width unless `free_outputs`.
     """
     meta = on_meta(module)
-    inputs = [t.to("meta") if isinstance(t, Tensor) else t for t in example_inputs]
+    inputs = [_batch_of_two(t.to("meta")) if isinstance(t, Tensor) else t for t in example_inputs]
     named = {id(t): (name, t) for name, t in (*meta.named_parameters(), *meta.named_buffers())}
     batch = next((t.shape[0] for t in inputs if isinstance(t, Tensor) and t.dim()), 1)
     trace = Trace()
@@ -551,7 +568,8 @@ def run_passes(
             if isinstance(tensor, Tensor):
                 seen = tracer.look(tensor)
                 trace.outputs.append(seen.axes)
-                if seen.writer is not None and not free_outputs:
+                writer = tracer.unnormed.get(id(tensor))
+                if writer is not None and not free_outputs:
                     for axis in seen.axes:
-                        _freeze(axis, f"{seen.writer} writes a model output")
+                        _freeze(axis, f"{writer} writes a model output")
     return trace
