@@ -175,6 +175,18 @@ class _Pass(TorchDispatchMode):
         self.seen[id(tensor)] = _Seen(tensor, tuple(axes), parameter, writer)
         return self.seen[id(tensor)]
 
+    def plain(self, seen: _Seen, dim: int) -> _Seen:
+        """A parameter's dimension that meets a plain axis, such as space, is plain as well."""
+        if seen.parameter is None or seen.axes[dim] is None:
+            return seen
+        name, dims = seen.parameter
+        record = self.trace.parameters[name]
+        if record.roles[dims[dim]] is not None:
+            return seen
+        record.axes[dims[dim]] = None
+        axes = [None if d == dim else axis for d, axis in enumerate(seen.axes)]
+        return self.put(seen.tensor, axes, seen.parameter, seen.writer)
+
     def role(self, seen: _Seen, dim: int, role: str, op: str) -> None:
         """Record how an operator uses a parameter's dimension; two different uses freeze it."""
         if seen.parameter is None:
@@ -243,6 +255,8 @@ class _Pass(TorchDispatchMode):
                 for t in inputs
                 if t.dim() >= dim and t.shape[-dim] == out.shape[-dim] and out.shape[-dim] > 1
             ]
+            if any(seen.axes[d] is None for seen, d in met):
+                met = [(self.plain(seen, d), d) for seen, d in met]
             named = [(seen, d) for seen, d in met if seen.axes[d] is not None]
             for seen, d in named:
                 if len(inputs) > 1:
