@@ -150,7 +150,7 @@ def extension() -> Extension:
     # torch's headers come through -isystem, and of its libraries only the stable C interface is
     # used: neither libtorch_python nor libc10 ties the binary to one release.
     built.include_dirs = [str(CSRC), str(GENERATED)]
-    built.libraries = ["torch_cpu", *(["cudart"] if with_cuda else [])]
+    built.libraries = ["torch_cpu", *(["torch_cuda", "cudart"] if with_cuda else [])]
     return built
 
 

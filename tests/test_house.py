@@ -87,10 +87,11 @@ def test_kernels_and_common_know_no_torch(path):
 
 
 def test_sources_know_no_person_reidentification():
+    """Comments may name a real shape or the origin of a rule; the code may not."""
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in sorted(CSRC.rglob("*.*"))
-        for match in REID_WORDS.finditer(path.read_text())
+        for match in REID_WORDS.finditer(re.sub(r"//[^\n]*|/\*.*?\*/", "", path.read_text()))
     ]
     assert found == []
 
