@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oskt.evaluate import ImageFiles, embed, evaluate, ranking_lists, spread_queries
+from oskt.embedding import ImageFiles, embed
+from oskt.evaluate import evaluate, ranking_lists, spread_queries
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
