@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oskt.evaluate import ImageFiles, embed, evaluate, ranking_lists, spread_queries
+from oskt.embedding import ImageFiles, embed
+from oskt.evaluate import evaluate, ranking_lists, spread_queries
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
@@ -84,13 +85,15 @@ def unit_features(part: Part) -> Tensor:
 
 def test_evaluate_matches_brute_force(market):
     query, gallery = unit_features(market.query), unit_features(market.gallery)
-    average_precisions, penalties, first_hits = [], [], []
+    average_precisions, trapezoids, penalties, first_hits = [], [], [], []
     for index, identity in enumerate(market.query.ids):
         order = kept_order(market, query, gallery, index)
         ranks = [r for r, g in enumerate(order, 1) if market.gallery.ids[g] == identity]
         if ranks:
             precisions = [hits / rank for hits, rank in enumerate(ranks, 1)]
             average_precisions.append(sum(precisions) / len(precisions))
+            before = [1.0 if r == 1 else (hits - 1) / (r - 1) for hits, r in enumerate(ranks, 1)]
+            trapezoids.append((sum(precisions) + sum(before)) / (2 * len(ranks)))
             penalties.append(len(ranks) / ranks[-1])
             first_hits.append(ranks[0])
     found = evaluate(
@@ -98,6 +101,7 @@ def test_evaluate_matches_brute_force(market):
     )
     # One swap of neighbours moves a result by 1/1000 at least; float32 means round below 1e-6.
     assert found.mAP == pytest.approx(np.mean(average_precisions), abs=1e-6)
+    assert found.mAP_trapezoid == pytest.approx(np.mean(trapezoids), abs=1e-6)
     assert found.mINP == pytest.approx(np.mean(penalties), abs=1e-6)
     for r in (1, 5, 10):
         assert found.rank(r) == pytest.approx(np.mean([h <= r for h in first_hits]), abs=1e-6)
@@ -124,12 +128,12 @@ def test_ranking_lists_match_brute_force(market):
 
 def test_ranking_lists_break_ties_by_index_and_pad_with_minus_one():
     query = Part([], [1], [0])
-    gallery = Part([], [2, 1, 1, 1], [0, 1, 0, 2])  # item 2 is junk
-    ones = torch.ones(4, 3)
+    gallery = Part([], [2, 1, 1, 1, -1], [0, 1, 0, 2, 1])  # items 2 and 4 are junk
+    ones = torch.ones(5, 3)
     for metric in ("cosine", "euclidean"):
         lists = ranking_lists(ones[:1], ones, query, gallery, k=9, metric=metric)
-        assert lists.gallery.tolist() == [[0, 1, 3, -1]]
-        assert lists.right.tolist() == [[False, True, True, False]]
+        assert lists.gallery.tolist() == [[0, 1, 3, -1, -1]]
+        assert lists.right.tolist() == [[False, True, True, False, False]]
 
 
 def test_ranking_lists_of_chosen_queries(market):

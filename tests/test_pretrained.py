@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from oskt.models.resnet import ResNet
 from oskt.pretrained import canonical_name, load_pretrained, read_state_dict
 from rich.console import Console
 from safetensors.torch import save_file
@@ -326,3 +327,15 @@ def test_files_without_named_tensors(tmp_path, content):
 )
 def test_canonical_names(name, canonical):
     assert canonical_name(name) == canonical
+
+
+def test_our_residual_network_reads_torchvision_and_bag_of_tricks_names(tmp_path):
+    source = ResNet(50, 4, layers=(1, 1, 1, 1), num_classes=3)
+    weights = source.state_dict()
+    torch.save({"state_dict": prefixed(weights, "module.base.")}, tmp_path / "a.pth")
+    model = ResNet(50, 4, layers=(1, 1, 1, 1), num_classes=7)
+    report = load_pretrained(model, tmp_path / "a.pth")
+    assert report.tensor_coverage == report.element_coverage == 1
+    assert report.ignored == ("module.base.classifier.weight",)
+    images = torch.rand(2, 3, 32, 16)
+    assert torch.equal(model.eval()(images), source.eval()(images))

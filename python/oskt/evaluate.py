@@ -1,71 +1,21 @@
-"""Evaluation of a re-identification network: embeddings, mAP and CMC, ranking lists."""
+"""Evaluation of a re-identification network: mAP and CMC, and the ranking lists behind them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from oskt.data.market import Split
+from oskt.embedding import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, embed
 from oskt_ext import retrieval_metrics
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Split(Protocol):
-    """Images of one part of a data set; the three sequences run in parallel."""
-
-    @property
-    def paths(self) -> Sequence[Any]: ...
-    @property
-    def ids(self) -> Any: ...
-    @property
-    def cameras(self) -> Any: ...
-
-
-class ImageFiles(Dataset[Tensor]):
-    """Image files as normalised tensors (3, height, width): resized bilinearly, no augmentation.
-
-    Args:
-        paths: files that Pillow can read.
-        height, width: size of the tensors, in pixels.
-        mean, std: of R, G, B in 0..1; the defaults are ImageNet's, (0.5,) * 3 suits most ViTs.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[str | Path],
-        height: int,
-        width: int,
-        *,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-    ) -> None:
-        self.paths = paths
-        self.size = (width, height)
-        self.mean = torch.tensor(mean).view(3, 1, 1)
-        self.std = torch.tensor(std).view(3, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        with Image.open(self.paths[index]) as image:
-            pixels = np.array(image.convert("RGB").resize(self.size, Image.Resampling.BILINEAR))
-        tensor = torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
-        return tensor.sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
@@ -76,24 +26,24 @@ class Evaluation:
         mAP: mean average precision, precision-at-hit form, over the valid queries.
         cmc: CMC curve; cmc[r - 1] is the share of valid queries with a hit in the first r.
         mINP: mean inverse negative penalty, hits / rank of the last hit.
+        mAP_trapezoid: mAP in the form of the original Market-1501 code.
         average_precision: float [Q], per query, on the CPU; NaN where a query has no hit.
         num_valid_queries: queries that have a hit once junk is dropped.
         num_queries, num_gallery: images on either side.
         embed_seconds, rank_seconds: wall times of the two halves.
-        mAP_trapezoid: mAP of the original Market-1501 code, where the operator gives it.
         features: (query, gallery) embeddings if they were asked for.
     """
 
     mAP: float
     cmc: tuple[float, ...]
     mINP: float
+    mAP_trapezoid: float
     average_precision: Tensor
     num_valid_queries: int
     num_queries: int
     num_gallery: int
     embed_seconds: float
     rank_seconds: float
-    mAP_trapezoid: float | None = None
     features: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def rank(self, r: int) -> float:
@@ -116,7 +66,7 @@ class Evaluation:
     def images_per_second(self) -> float:
         return (self.num_queries + self.num_gallery) / max(self.embed_seconds, 1e-9)
 
-    def metrics(self) -> dict[str, float | int | None]:
+    def metrics(self) -> dict[str, float | int]:
         """The scalars, ready for a JSON line."""
         return {
             "mAP": self.mAP,
@@ -141,11 +91,9 @@ class Evaluation:
     def table(self, title: str = "Evaluation") -> Table:
         """The same numbers as a table for the terminal."""
         table = Table(title=title, title_justify="left", header_style="bold")
-        names = ["mAP", "Rank-1", "Rank-5", "Rank-10", "mINP"]
-        values = [self.mAP, self.rank1, self.rank5, self.rank10, self.mINP]
-        if self.mAP_trapezoid is not None:
-            names.append("mAP (trapezoid)")
-            values.append(self.mAP_trapezoid)
+        names = ["mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "mAP (trapezoid)"]
+        ranks = [self.rank1, self.rank5, self.rank10]
+        values = [self.mAP, *ranks, self.mINP, self.mAP_trapezoid]
         for name in [*names, "queries", "gallery", "images/s", "seconds"]:
             table.add_column(name, justify="right")
         queries = f"{self.num_valid_queries}"
@@ -159,85 +107,6 @@ class Evaluation:
             f"{self.embed_seconds + self.rank_seconds:.1f}",
         )
         return table
-
-
-def embed(
-    model: nn.Module,
-    images: Tensor | Dataset[Any] | Sequence[Any],
-    *,
-    batch_size: int = 128,
-    device: torch.device | str | None = None,
-    amp: bool = False,
-    flip: bool = False,
-    workers: int = 4,
-    progress: str | None = "embedding",
-) -> Tensor:
-    """Embed every image with the model in evaluation mode; its modes are restored afterwards.
-
-    Args:
-        model: gives (B, F) embeddings for (B, 3, H, W) images in evaluation mode.
-        images: a tensor [N, 3, H, W] or anything with a length whose items are tensors [3, H, W]
-            (`ImageFiles` for image files).
-        batch_size: images per forward, >= 1.
-        device: where to compute; None takes the device of the model's parameters.
-        amp: automatic mixed precision, float16 on CUDA and bfloat16 on the CPU.
-        flip: average the embeddings of an image and of its mirror image.
-        workers: processes that read images, never more than there are further batches.
-        progress: label of the progress bar, None for no bar; a bar is drawn on terminals only.
-
-    Returns:
-        float32 [N, F] on `device`, in the order of `images`.
-
-    Raises:
-        ValueError: no images, or a model that does not give (B, F) embeddings.
-
-    Example:
-        >>> embed(nn.Flatten(), torch.ones(3, 3, 2, 2), device="cpu", progress=None).shape
-        torch.Size([3, 12])
-    """
-    count = len(images)  # type: ignore[arg-type]
-    if count == 0:
-        raise ValueError("embed: images must hold at least 1 image, got 0. Check the data folder.")
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    device = torch.device(device)
-    batches = -(-count // batch_size)
-    loader = DataLoader(
-        images,  # type: ignore[arg-type]
-        batch_size=batch_size,
-        num_workers=0 if isinstance(images, Tensor) else min(workers, batches - 1),
-        pin_memory=device.type == "cuda",
-    )
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    parts = []
-    # disable=None: tqdm draws on a terminal and is silent in a log file.
-    bar = tqdm(total=count, desc=progress, unit=" images", disable=None if progress else True)
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, half, enabled=amp), bar:
-            for batch in loader:
-                batch = batch.to(device, non_blocking=True)
-                output = _embeddings(model, batch)
-                if flip:
-                    output = (output + _embeddings(model, batch.flip(-1))) / 2
-                parts.append(output)
-                bar.update(len(batch))
-    finally:
-        for module, training in modes:
-            module.training = training
-    return torch.cat(parts)
-
-
-def _embeddings(model: nn.Module, batch: Tensor) -> Tensor:
-    output = model(batch)
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(batch):
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"embed: model must give embeddings of shape ({len(batch)}, F) in evaluation mode, "
-            f"got {got}. Return the feature after BNNeck alone when not self.training."
-        )
-    return output.float()
 
 
 def evaluate(
@@ -260,8 +129,8 @@ def evaluate(
 ) -> Evaluation:
     """Retrieve every query from the gallery and score the rankings (Market-1501 protocol).
 
-    Gallery images of the query's identity and camera are junk and dropped; queries left without a
-    hit do not count; identity 0 marks distractors, which stay.
+    Gallery images of the query's identity and camera, and those of identity -1, are junk and
+    dropped; queries left without a hit do not count; identity 0 marks distractors, which stay.
 
     Args:
         model: see `embed`.
@@ -319,18 +188,17 @@ def evaluate(
         features[0], features[1], *_labels(query, gallery, features[0].device),
         metric=metric, max_rank=max_rank,
     )  # fmt: skip
-    trapezoid = getattr(found, "mAP_trapezoid", None)
     evaluation = Evaluation(
         mAP=float(found.mAP),
         cmc=tuple(found.cmc.tolist()),
         mINP=float(found.mINP),
+        mAP_trapezoid=float(found.mAP_trapezoid),
         average_precision=found.average_precision.cpu(),
         num_valid_queries=int(found.num_valid_queries),
         num_queries=len(query.paths),
         num_gallery=len(gallery.paths),
         embed_seconds=embedded - start,
         rank_seconds=time.perf_counter() - embedded,
-        mAP_trapezoid=None if trapezoid is None else float(trapezoid),
         features=(features[0], features[1]) if keep_features else None,
     )
     if console:
@@ -406,7 +274,7 @@ def ranking_lists(
         else:
             distance = torch.cdist(rows, gallery_features)
         same = query_ids[picked, None] == gallery_ids
-        junk = same & (query_cameras[picked, None] == gallery_cameras)
+        junk = same & (query_cameras[picked, None] == gallery_cameras) | (gallery_ids == -1)
         distance.masked_fill_(junk, torch.inf)
         # topk leaves the order of ties open; a stable sort keeps the lower gallery index first.
         order = distance.sort(dim=1, stable=True).indices[:, :k]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from oskt.evaluate import RankingLists, Split
+from oskt.data.market import Split
+from oskt.evaluate import RankingLists
 from oskt.report.data import Hit, Ranking
 
 

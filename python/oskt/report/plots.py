@@ -124,16 +124,18 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
             linestyle=(0, (4, 2)) if series == "scratch" else "solid",
         )
     _name_students(axes, table, cost, theme)
-    for line in table.teachers:
+    teachers = sorted(table.teachers, key=lambda line: -line.cells["teacher"].mAP)
+    for number, line in enumerate(teachers):
         score = line.cells["teacher"].mAP
         axes.axhline(score, color=theme.ink, linewidth=1, linestyle=(0, (1, 2)))
         axes.plot(getattr(line, cost), score, "*", color=theme.ink, markersize=13)
-        axes.annotate(
+        axes.annotate(  # the best above its line, others below theirs: close lines stay readable
             f"{line.model} {score:.1f}",
             (0.005, score),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 4),
+            xytext=(0, -4 if number else 4),
             textcoords="offset points",
+            va="top" if number else "bottom",
             color=theme.ink,
         )
     axes.set_xscale("log")

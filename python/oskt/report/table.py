@@ -210,7 +210,7 @@ def notes(rows: Iterable[ResultRow]) -> list[str]:
             spent = _span([cell.steps for cell in cells], "{:,.0f}".format)
             lines.append(f"{series_title(series)}: {spent} optimiser steps for each network.")
         elif series == "at_once":
-            lines.append("At once: the weights as the chain gives them, no step of training.")
+            lines.append("At once: straight from the chain, no step of training.")
     shared = [line.cells["teacher"].steps for line in table.teachers]
     if any(shared):
         spent = _span(shared, "{:,.0f}".format)
