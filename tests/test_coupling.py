@@ -8,10 +8,10 @@ import nets
 import numpy as np
 import pytest
 import torch
-from oskt.chain import WeightChain, random_clusterings
+from oskt.chain import WeightChain
 from oskt.coupling import Coupling, trace_coupling
 from oskt.models.resnet import ResNet, widths
-from oskt.verification import TOLERANCE, checked, deviations
+from oskt.verification import TOLERANCE, checked, deviations, random_clusterings
 from torch import nn
 
 IMAGE = torch.zeros(2, 3, 8, 8)
@@ -24,7 +24,7 @@ def test_known_operators_leave_groups_free_and_right(net):
     coupling = trace_coupling(module, IMAGE)
     assert not coupling.opaque
     assert coupling.free
-    assert checked(module, [IMAGE], coupling) == coupling
+    assert checked(module, [IMAGE], coupling, WeightChain.of_clusterings) == coupling
     chain = WeightChain.from_teacher(module, IMAGE, width=0.5)
     assert set(chain.groups) == set(coupling.free)
     assert max(d for _, d in deviations(chain, IMAGE)) < TOLERANCE
@@ -78,7 +78,7 @@ def test_a_wrong_group_fails_the_numerical_check_and_is_frozen(monkeypatch):
     module = nets.Flipped()
     wrong = trace_coupling(module, IMAGE)
     assert set(wrong.free) == {"a", "b"}
-    mended = checked(module, [IMAGE], wrong)
+    mended = checked(module, [IMAGE], wrong, WeightChain.of_clusterings)
     assert set(mended.free) == {"b"}
     assert "failed the numerical check" in str(mended.groups["a"].frozen)
 

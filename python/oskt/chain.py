@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import oskt_ext
 import torch
 from torch import Tensor, nn
 
-from oskt import chain_file, expansion, models, students, widths
+from oskt import chain_file, expansion, models, students, verification, widths
 from oskt.clustering import cluster_channels
 from oskt.coupling import Coupling, TensorLayout, trace_coupling
 from oskt.tracing import on_meta
@@ -120,9 +119,7 @@ class WeightChain:
         inputs = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
         coupling = trace_coupling(module, inputs)
         if check:
-            from oskt.verification import checked
-
-            coupling = checked(module, inputs, coupling)
+            coupling = verification.checked(module, inputs, coupling, WeightChain.of_clusterings)
         clusters = _clusters(coupling, width, widths or {})
         tensors = module.state_dict()
         for name, tensor in tensors.items():
@@ -303,10 +300,8 @@ class WeightChain:
 
         Prints the largest relative deviation per width (float64) and returns the largest of all.
         """
-        from oskt.verification import deviations
-
         worst = 0.0
-        for label, deviation in deviations(self, example_inputs):
+        for label, deviation in verification.deviations(self, example_inputs):
             worst = max(worst, deviation)
             if not quiet:
                 print(f"  {label:<28} {deviation:.2e}")
@@ -332,7 +327,23 @@ class WeightChain:
             classifier: keep weights that only training needs. They are as wide as the teacher
                 (751 identities x 2048: 6 MB) and useless for other data.
         """
-        chain_file.save(self, Path(path), dtype, classifier)
+        absent = set(self.absent)
+        if not classifier:
+            absent |= chain_file.training_only(self.coupling)
+        layouts = expansion.layouts_of(self.coupling, WEIGHTS, self.absent)
+        rows = expansion.split(self.weights, {t.name: self.source_shape(t) for t in layouts})
+        kept = [part.flatten() for name, part in rows.items() if name not in absent]
+        chain_file.write(
+            path,
+            {
+                "weights": torch.cat(kept).to(dtype),
+                "vectors": self.vectors.to(dtype),
+                "statistics": self.statistics,
+            },
+            self.plain,
+            self.clusterings,
+            {"coupling": self.coupling.to_json(), "absent": sorted(absent), "meta": self.meta},
+        )
 
     @staticmethod
     def load(path: str | Path, *, template: nn.Module | None = None) -> WeightChain:
@@ -341,7 +352,25 @@ class WeightChain:
         Raises:
             ValueError: truncated, edited or foreign file; template of another architecture.
         """
-        return chain_file.load(Path(path), template)
+        sections, plain, clusterings, header = chain_file.read(path)
+        coupling = Coupling.from_json(header["coupling"])
+        spec = header["meta"].get("spec")
+        if template is None and spec is not None:
+            with torch.device("meta"):
+                template = models.build(spec)
+        if template is not None:
+            chain_file.check_template(path, template, coupling)
+            template = on_meta(template, buffers=False)
+        storage = sections["statistics"].dtype
+        return WeightChain(
+            coupling,
+            clusterings,
+            *(tensor.to(storage) for tensor in sections.values()),
+            plain,
+            absent=header["absent"],
+            template=template,
+            meta=header["meta"],
+        )
 
 
 def _clusters(coupling: Coupling, width: float, given: Mapping[str, int]) -> dict[str, int]:
@@ -350,19 +379,3 @@ def _clusters(coupling: Coupling, width: float, given: Mapping[str, int]) -> dic
         name: named.get(name, widths.round_width(group, width))
         for name, group in coupling.free.items()
     }
-
-
-def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str, Clustering]:
-    """Every free group cut at random into half as many clusters, of unequal sizes: with equal ones
-    a reversed channel order would go unseen."""
-    result = {}
-    for name, group in coupling.free.items():
-        per_block = group.size // group.blocks
-        count = max(1, per_block // 2)
-        parts = [
-            rng.permutation(np.r_[:count, rng.integers(count, size=per_block - count)])
-            + block * count
-            for block in range(group.blocks)
-        ]
-        result[name] = Clustering(np.concatenate(parts), group.blocks)
-    return result
