@@ -18,7 +18,8 @@ OSKT_HOST_DEVICE uint64_t splitmix64(uint64_t x) {
 
 // A uniform number in [0, 1) with 53 bits, for (seed, restart, step, trial).
 OSKT_HOST_DEVICE double uniform(uint64_t seed, uint64_t restart, uint64_t step, uint64_t trial) {
-  const uint64_t bits = splitmix64(splitmix64(splitmix64(splitmix64(seed) ^ restart) ^ step) ^ trial);
+  const uint64_t bits =
+      splitmix64(splitmix64(splitmix64(splitmix64(seed) ^ restart) ^ step) ^ trial);
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 

@@ -16,7 +16,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "common/rng.h"
 #include "common/team.h"
@@ -60,6 +59,9 @@ template <typename T>
 struct Workspace {
   double* lanes;      // kTeamLanes
   double* self;       // k: Q
+  T* constant;        // k: Q / n^2
+  T* slope;           // k: 2 / n
+  T* grown;           // k: n / (n + 1)
   T* sums;            // k x n: S
   T* diagonal;        // n
   T* minimum;         // n: squared distance to the own centre, or a gain
@@ -76,6 +78,9 @@ struct Workspace {
     Layout layout{base, 0};
     layout.take(lanes, kTeamLanes);
     layout.take(self, k);
+    layout.take(constant, k);
+    layout.take(slope, k);
+    layout.take(grown, k);
     layout.take(sums, k * n);
     layout.take(diagonal, n);
     layout.take(minimum, n);
@@ -112,7 +117,7 @@ class GramKmeans {
 
  private:
   // Of a difference of distances, relative to the squared lengths in it.
-  static constexpr double kRounding = 16 * std::numeric_limits<T>::epsilon();
+  static constexpr double kRounding = 16 * kEpsilon<T>;
 
   OSKT_HOST_DEVICE T sq_dist(int64_t i, int64_t j) const {
     const T value = w_.diagonal[i] + w_.diagonal[j] - 2 * g_.row(i)[j];
@@ -168,7 +173,7 @@ class GramKmeans {
       // All rows coincide with a centre when the last prefix is 0: any row will do.
       const bool spent = !(w_.lanes[(n < kTeamLanes ? n : kTeamLanes) - 1] > 0);
       int64_t chosen = step;
-      double lowest = std::numeric_limits<double>::infinity();
+      double lowest = kInfinity<double>;
       for (int trial = 0; !spent && trial < trials; ++trial) {
         const int64_t candidate = draw(uniform(settings_.seed, restart_, step, trial));
         const double potential = team_.sum(n, [=](int64_t i) {
@@ -197,14 +202,13 @@ class GramKmeans {
     if (empty == 0) return;
     for (int64_t c = 0; c < g_.k; ++c) {
       if (w_.size[c] != 0) continue;
-      const int64_t far = team_
-                              .argmin(g_.n,
-                                      [=](int64_t i) {
-                                        return w_.size[w_.label[i]] > 1
-                                                   ? -w_.minimum[i]
-                                                   : std::numeric_limits<T>::infinity();
-                                      })
-                              .index;
+      const int64_t far =
+          team_
+              .argmin(g_.n,
+                      [=](int64_t i) {
+                        return w_.size[w_.label[i]] > 1 ? -w_.minimum[i] : kInfinity<T>;
+                      })
+              .index;
       team_.once([=] {
         --w_.size[w_.label[far]];
         w_.size[c] = 1;
@@ -227,7 +231,11 @@ class GramKmeans {
     team_.for_each(g_.k, [=](int64_t c) {
       double self = 0;
       for (int32_t m = w_.start[c]; m < w_.start[c + 1]; ++m) self += w_.sums[c * n + w_.order[m]];
+      const double size = w_.size[c];
       w_.self[c] = self;
+      w_.constant[c] = static_cast<T>(self / size / size);
+      w_.slope[c] = static_cast<T>(2 / size);
+      w_.grown[c] = static_cast<T>(size / (size + 1));
       w_.touched[c] = 0;
     });
   }
@@ -240,9 +248,8 @@ class GramKmeans {
           n, g_.k,
           [=](int64_t c) {
             const T* sums = w_.sums + c * n;
-            const T inverse = T(1) / w_.size[c];
-            const T constant = static_cast<T>(w_.self[c]) * inverse * inverse;
-            return [=](int64_t i) { return constant - 2 * inverse * sums[i]; };
+            const T constant = w_.constant[c], slope = w_.slope[c];
+            return [=](int64_t i) { return constant - slope * sums[i]; };
           },
           w_.minimum, w_.label);
       team_.for_each(n, [=](int64_t i) {
@@ -278,13 +285,13 @@ class GramKmeans {
           n, g_.k,
           [=](int64_t c) {
             const T* sums = w_.sums + c * n;
-            const T inverse = T(1) / w_.size[c];
-            const T constant = static_cast<T>(w_.self[c]) * inverse * inverse;
-            const T factor = T(w_.size[c]) / T(w_.size[c] + 1);
+            const T* diagonal = w_.diagonal;
+            const T constant = w_.constant[c], slope = w_.slope[c], grown = w_.grown[c];
+            const int32_t* label = w_.label;
             const int32_t own = static_cast<int32_t>(c);
             return [=](int64_t i) {
-              const T added = factor * (w_.diagonal[i] + constant - 2 * inverse * sums[i]);
-              return w_.label[i] == own ? std::numeric_limits<T>::infinity() : added;
+              const T added = grown * (diagonal[i] + constant - slope * sums[i]);
+              return label[i] == own ? kInfinity<T> : added;
             };
           },
           w_.minimum, w_.previous);

@@ -72,10 +72,10 @@ inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vec
           "] must be a contiguous (K, D) tensor of the dtype and device of rows.");
   }
   const Init start = given ? Init::kLabels : init == "ward" ? Init::kWard : Init::kPlusPlus;
-  return {{start, algorithm == "hartigan", static_cast<int32_t>(max_iter),
-           static_cast<uint64_t>(seed)},
-          metric == "cosine",
-          start == Init::kPlusPlus ? n_init : 1};  // other starts draw nothing
+  return {
+      {start, algorithm == "hartigan", static_cast<int32_t>(max_iter), static_cast<uint64_t>(seed)},
+      metric == "cosine",
+      start == Init::kPlusPlus ? n_init : 1};  // other starts draw nothing
 }
 
 }  // namespace oskt::kmeans

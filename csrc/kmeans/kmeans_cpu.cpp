@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "common/gemm_nt.h"
+#include "common/host_team.h"
 #include "common/simd.h"
 #include "glue/parallel.h"
 #include "kmeans/kmeans.h"
@@ -88,9 +89,8 @@ class Batch {
   std::vector<int64_t> by_cost(const Cost& cost) const {
     std::vector<int64_t> order(problems_.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      return cost(problems_[a]) > cost(problems_[b]);
-    });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return cost(problems_[a]) > cost(problems_[b]); });
     return order;
   }
 
@@ -196,7 +196,7 @@ class Batch {
       gemm_nt(panels + first * p.dims, count, packed, p.k, p.dims, product, p.k);
       for (int64_t r = 0; r < count; ++r) {
         const int64_t i = first + r;
-        Candidate<T> best{std::numeric_limits<T>::infinity(), 0};
+        Candidate<T> best{kInfinity<T>, 0};
         for (int64_t c = 0; c < p.k; ++c) {
           const T value = square[c] - 2 * product[r * p.k + c];
           if (value < best.value) best = {value, c};
@@ -226,8 +226,7 @@ class Batch {
         std::copy(p.initial_sq_dist.begin(), p.initial_sq_dist.end(), workspace.minimum);
       }
       const int64_t slot = b * restarts + restart;
-      outcome[slot] =
-          run_host(Gram<T>{p.gram, p.n, p.k}, arguments_.settings, restart, workspace);
+      outcome[slot] = run_host(Gram<T>{p.gram, p.n, p.k}, arguments_.settings, restart, workspace);
       label[slot].assign(workspace.label, workspace.label + p.n);
     });
     for (int64_t b = 0; b < size(); ++b) {
@@ -260,7 +259,8 @@ class Batch {
     for_each_task(static_cast<int64_t>(tasks.size()), [&](int64_t task, int64_t worker) {
       const auto [b, c] = tasks[task];
       const Problem<S, T>& p = problems_[b];
-      const int32_t *first = order[b].data() + start[b][c], *last = order[b].data() + start[b][c + 1];
+      const int32_t *first = order[b].data() + start[b][c],
+                    *last = order[b].data() + start[b][c + 1];
       double* mean = workers_[worker].template at_least<double>(p.dims);
       std::fill(mean, mean + p.dims, 0.0);
       for (const int32_t* i = first; i < last; ++i) {
@@ -298,8 +298,8 @@ using Result = std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tens
 Result kmeans_cpu(std::vector<Tensor> rows, std::vector<int64_t> k, std::string metric,
                   std::string init, std::vector<Tensor> initial_centers, std::string algorithm,
                   int64_t n_init, int64_t max_iter, int64_t seed) {
-  const Arguments arguments = check_arguments(rows, k, metric, init, initial_centers, algorithm,
-                                              n_init, max_iter, seed);
+  const Arguments arguments =
+      check_arguments(rows, k, metric, init, initial_centers, algorithm, n_init, max_iter, seed);
   const auto size = static_cast<int64_t>(rows.size());
   std::vector<Tensor> centers, labels;
   for (std::size_t b = 0; b < rows.size(); ++b) {

@@ -11,7 +11,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "common/team.h"
 
@@ -55,7 +54,7 @@ struct WardTree {
 template <typename T, typename Team>
 OSKT_HOST_DEVICE void ward_tree(Team& team, const T* gram, const T* diagonal, int64_t n,
                                 const WardTree<T>& tree) {
-  const T infinity = std::numeric_limits<T>::infinity();
+  constexpr T infinity = kInfinity<T>;
   for (int64_t i = 0; i < n; ++i) {
     team.for_each(n, [=](int64_t j) {
       const T value = diagonal[i] + diagonal[j] - 2 * gram[i * n + j];
@@ -77,8 +76,7 @@ OSKT_HOST_DEVICE void ward_tree(Team& team, const T* gram, const T* diagonal, in
     while (true) {
       last = tree.chain[length - 1];
       const T* row = tree.distance + last * n;
-      const Candidate<T> found =
-          team.argmin(n, [=](int64_t j) { return row[j] + tree.mask[j]; });
+      const Candidate<T> found = team.argmin(n, [=](int64_t j) { return row[j] + tree.mask[j]; });
       nearest = found.index;
       height = found.value;
       if (length > 1 && (!(height < row[tree.chain[length - 2]]) || length == n)) {
