@@ -51,17 +51,7 @@ def save_model(path: str | Path, module: nn.Module, meta: Mapping[str, Any]) -> 
         (['bias', 'weight'], 0.5)
     """
     tensors, tied = _untie(module.state_dict())
-    header = {"format": FORMAT, **provenance(), **meta, "tied": tied}
-    try:
-        text = json.dumps(header, sort_keys=True)
-    except TypeError as error:
-        raise TypeError(
-            f"save_model: meta must be JSON values, got {error}. Convert it first."
-        ) from None
-    digest = _digest(text, tensors)
-    data = safetensors.torch.save(tensors, {"format": FORMAT, "oskt": text, "sha256": digest})
-    write_atomic(path, data)
-    return Path(path)
+    return write_tensors(path, FORMAT, tensors, {**provenance(), **meta, "tied": tied})
 
 
 def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -81,11 +71,45 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Notes:
         Every byte is checked against the checksum in the header; nothing in the file is executed.
     """
+    tensors, meta = read_tensors(path, FORMAT)
+    for name, owner in meta.pop("tied").items():
+        tensors[name] = tensors[owner]
+    return tensors, meta
+
+
+def write_tensors(
+    path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> Path:
+    """Write named tensors and JSON values as one safetensors file with a checksum.
+
+    Args:
+        path: the file; replaced whole or not at all.
+        kind: format and version, for example "oskt-model/1"; `read_tensors` asks for it.
+        tensors: on any device.
+        meta: JSON values; "format" is added.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        text = json.dumps({"format": kind, **meta}, sort_keys=True)
+    except TypeError as error:
+        raise TypeError(f"save: meta must be JSON values, got {error}. Convert it first.") from None
+    header = {"format": kind, "oskt": text, "sha256": _digest(text, stored)}
+    write_atomic(path, safetensors.torch.save(stored, header))
+    return Path(path)
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of `write_tensors`, every byte checked; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, changed since it was written, or of another kind.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"load_state: path must be a model file, got '{path}'. "
-            "Give a .safetensors file of oskt."
+            f"load: path must be an {kind} file, got '{path}', which does not exist. "
+            "Give a .safetensors file that oskt wrote."
         )
     try:
         with safe_open(path, "pt") as file:
@@ -93,23 +117,20 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"load_state: '{path}' must be a whole safetensors file, got '{error}'. "
-            "It is truncated or of another kind: copy it again; `oskt import` reads .pth files."
+            f"load: '{path}' must be a whole safetensors file, got '{error}'. "
+            "It is truncated or of another kind: copy it again; `oskt import` reads .pth chains."
         ) from None
-    if header.get("format") != FORMAT or not {"oskt", "sha256"} <= header.keys():
+    if header.get("format") != kind or not {"oskt", "sha256"} <= header.keys():
         raise ValueError(
-            f"load_state: '{path}' must have format '{FORMAT}', got {header.get('format')!r}. "
-            "Another program or version wrote it: read it with `oskt import`, or update oskt."
+            f"load: '{path}' must have format '{kind}', got {header.get('format')!r}. "
+            "Another command, program or version wrote it."
         )
     if _digest(header["oskt"], tensors) != header["sha256"]:
         raise ValueError(
-            f"load_state: '{path}' must match its checksum {header['sha256'][:12]}, got other "
-            "content. It was damaged or edited: copy it again, or write it with save_model."
+            f"load: '{path}' must match its checksum {header['sha256'][:12]}, got other content. "
+            "It was damaged or edited: copy it again, or make it again."
         )
-    meta = json.loads(header["oskt"])
-    for name, owner in meta.pop("tied").items():
-        tensors[name] = tensors[owner]
-    return tensors, meta
+    return tensors, json.loads(header["oskt"])
 
 
 def file_hash(path: str | Path) -> str:

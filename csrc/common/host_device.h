@@ -1,0 +1,8 @@
+#pragma once
+
+// Marks functions that the CPU and the CUDA kernels share.
+#if defined(__CUDACC__)
+#define OSKT_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define OSKT_HOST_DEVICE inline __attribute__((always_inline))
+#endif
