@@ -22,6 +22,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import torch
+
 from measure import PYTHONPATH, ROOT, measure, provenance, results_folder, write_json
 
 BUILD_SECONDS = 240
