@@ -26,7 +26,8 @@ STABLE_TORCH_LIBRARY(oskt_ext, m) {
   m.def(
       "retrieval_metrics(Tensor query_features, Tensor gallery_features, Tensor query_ids, "
       "Tensor gallery_ids, Tensor query_cameras, Tensor gallery_cameras, str metric, "
-      "int max_rank) -> (Tensor cmc, Tensor average_precision, Tensor inverse_negative_penalty)");
+      "int max_rank) -> (Tensor cmc, Tensor average_precision, Tensor inverse_negative_penalty, "
+      "Tensor trapezoid_average_precision)");
 }
 
 namespace {

@@ -1,0 +1,81 @@
+// Batched k-means of weight rows: the contract that kmeans_cpu.cpp and kmeans_cuda.cpp share.
+//
+//   rows             B tensors (N_b, D_b), contiguous, one floating dtype and device
+//   k                B numbers, 1 <= K_b <= N_b <= kMaxRows
+//   metric           "euclidean", or "cosine": rows are scaled to length 1 first, zero rows stay
+//   init             "k-means++", "ward", or "centers" (initial_centers: B tensors (K_b, D_b))
+//   algorithm        "hartigan" or "lloyd"
+//   -> centers       B tensors (K_b, D_b) in the dtype of rows: means of the (scaled) rows
+//      labels        B tensors int64 (N_b)
+//      inertia       float64 (B): sum of squared distances of the (scaled) rows to their means
+//      n_iter        int64 (B): Lloyd iterations and Hartigan passes
+//
+// Stages: Gram matrix per problem; clustering per (problem, restart) on the Gram matrix alone
+// (gram_kmeans.h); means and inertia per cluster in one float64 pass over the rows, never from the
+// expanded square.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "glue/checks.h"
+#include "kmeans/gram_kmeans.h"
+
+namespace oskt::kmeans {
+
+// The Gram matrix of this many rows takes 1 GiB in float32.
+inline constexpr int64_t kMaxRows = 16384;
+
+struct Arguments {
+  Settings settings;
+  bool cosine;
+  int64_t restarts;
+};
+
+// Checks a call and gathers its scalars; the tensors are left where they are.
+inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vector<int64_t>& k,
+                                 const std::string& metric, const std::string& init,
+                                 const std::vector<Tensor>& initial_centers,
+                                 const std::string& algorithm, int64_t n_init, int64_t max_iter,
+                                 int64_t seed) {
+  check(!rows.empty() && rows.size() == k.size(), "kmeans: k must be one number per problem, got ",
+        k.size(), " for ", rows.size(), " problems.");
+  check(metric == "euclidean" || metric == "cosine",
+        "kmeans: metric must be 'euclidean' or 'cosine', got '", metric, "'.");
+  check(init == "k-means++" || init == "ward" || init == "centers",
+        "kmeans: init must be 'k-means++', 'ward' or 'centers', got '", init, "'.");
+  check(algorithm == "hartigan" || algorithm == "lloyd",
+        "kmeans: algorithm must be 'hartigan' or 'lloyd', got '", algorithm, "'.");
+  check(n_init >= 1 && n_init <= 1 << 20, "kmeans: n_init must be >= 1, got ", n_init, ".");
+  check(max_iter >= 0 && max_iter <= 1 << 30, "kmeans: max_iter must be >= 0, got ", max_iter, ".");
+  const bool given = init == "centers";
+  check(initial_centers.size() == (given ? rows.size() : 0),
+        "kmeans: initial_centers must be one tensor per problem if init is 'centers', else none, "
+        "got ",
+        initial_centers.size(), ".");
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    check(rows[b].dim() == 2 && rows[b].is_contiguous() && rows[b].size(1) >= 1, "kmeans: rows[", b,
+          "] must be a contiguous matrix with columns.");
+    check(rows[b].size(0) <= kMaxRows, "kmeans: rows[", b, "] must have at most ", kMaxRows,
+          " rows, got ", rows[b].size(0), ".");
+    check(k[b] >= 1 && k[b] <= rows[b].size(0), "kmeans: k[", b, "] must be in 1 .. ",
+          rows[b].size(0), ", got ", k[b], ".");
+    check(rows[b].scalar_type() == rows[0].scalar_type() && rows[b].device() == rows[0].device(),
+          "kmeans: rows[", b, "] must have the dtype and device of rows[0].");
+    if (!given) continue;
+    const Tensor& centers = initial_centers[b];
+    check(centers.dim() == 2 && centers.is_contiguous() && centers.size(0) == k[b] &&
+              centers.size(1) == rows[b].size(1) &&
+              centers.scalar_type() == rows[0].scalar_type() &&
+              centers.device() == rows[0].device(),
+          "kmeans: initial_centers[", b,
+          "] must be a contiguous (K, D) tensor of the dtype and device of rows.");
+  }
+  const Init start = given ? Init::kLabels : init == "ward" ? Init::kWard : Init::kPlusPlus;
+  return {
+      {start, algorithm == "hartigan", static_cast<int32_t>(max_iter), static_cast<uint64_t>(seed)},
+      metric == "cosine",
+      start == Init::kPlusPlus ? n_init : 1};  // other starts draw nothing
+}
+
+}  // namespace oskt::kmeans

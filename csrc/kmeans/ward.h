@@ -1,0 +1,133 @@
+// Ward's merge tree of one problem from its Gram matrix: nearest-neighbour chain with the
+// Lance-Williams recurrence on squared distances, O(N^2) time and memory.
+//
+//   d(i, j) = |x_i - x_j|^2,
+//   d(c, a + b) = ((n_a + n_c) d(a, c) + (n_b + n_c) d(b, c) - n_c d(a, b)) / (n_a + n_b + n_c)
+//
+// A cluster lives in the slot of its first row, so that a merge is (kept slot, retired slot,
+// height) with kept < retired and the height twice the rise of the sum of squares. Ties go to the
+// previous element of the chain, which ends it, and then to the lower index. Merges stand in the
+// order found; `ranks` of the heights gives their order in the dendrogram.
+#pragma once
+
+#include <cstdint>
+
+#include "common/team.h"
+
+namespace oskt::kmeans {
+
+// Hands out consecutive arrays, each aligned to 64 bytes; with a null base it only measures.
+struct Layout {
+  char* base;
+  int64_t used;
+
+  template <typename V>
+  OSKT_HOST_DEVICE void take(V*& array, int64_t count) {
+    array = base ? reinterpret_cast<V*>(base + used) : nullptr;
+    used += (count * static_cast<int64_t>(sizeof(V)) + 63) / 64 * 64;
+  }
+};
+
+template <typename T>
+struct WardTree {
+  T* height;         // n - 1 merges
+  int32_t* kept;     // n - 1
+  int32_t* retired;  // n - 1
+  int32_t* rank;     // n - 1, written by cut_tree
+  T* distance;       // n x n scratch
+  T* mask;           // n scratch: 0, or infinity for a retired slot
+  int32_t* size;     // n scratch
+  int32_t* chain;    // n scratch, and the parents of cut_tree
+
+  OSKT_HOST_DEVICE void lay_out(Layout& layout, int64_t n) {
+    layout.take(height, n);
+    layout.take(kept, n);
+    layout.take(retired, n);
+    layout.take(rank, n);
+    layout.take(distance, n * n);
+    layout.take(mask, n);
+    layout.take(size, n);
+    layout.take(chain, n);
+  }
+};
+
+template <typename T, typename Team>
+OSKT_HOST_DEVICE void ward_tree(Team& team, const T* gram, const T* diagonal, int64_t n,
+                                const WardTree<T>& tree) {
+  constexpr T infinity = kInfinity<T>;
+  for (int64_t i = 0; i < n; ++i) {
+    team.for_each(n, [=](int64_t j) {
+      const T value = diagonal[i] + diagonal[j] - 2 * gram[i * n + j];
+      tree.distance[i * n + j] = i == j ? infinity : value > 0 ? value : T(0);
+    });
+  }
+  team.for_each(n, [=](int64_t i) {
+    tree.mask[i] = 0;
+    tree.size[i] = 1;
+  });
+  int64_t length = 0;
+  for (int64_t merge = 0; merge + 1 < n; ++merge) {
+    if (length == 0) {
+      team.once([=] { tree.chain[0] = 0; });  // slot 0 is kept by every merge it takes part in
+      length = 1;
+    }
+    int64_t last, nearest;
+    T height;
+    while (true) {
+      last = tree.chain[length - 1];
+      const T* row = tree.distance + last * n;
+      const Candidate<T> found = team.argmin(n, [=](int64_t j) { return row[j] + tree.mask[j]; });
+      nearest = found.index;
+      height = found.value;
+      if (length > 1 && (!(height < row[tree.chain[length - 2]]) || length == n)) {
+        nearest = tree.chain[length - 2];
+        height = row[nearest];
+        break;
+      }
+      if (nearest == last || tree.mask[nearest] != 0) {  // only without finite distances
+        nearest = 0;
+        while (nearest == last || tree.mask[nearest] != 0) ++nearest;
+      }
+      team.once([=] { tree.chain[length] = static_cast<int32_t>(nearest); });
+      ++length;
+    }
+    length -= 2;
+    const int64_t a = last < nearest ? last : nearest, b = last < nearest ? nearest : last;
+    const T size_a = T(tree.size[a]), size_b = T(tree.size[b]);
+    T* row_a = tree.distance + a * n;
+    const T* row_b = tree.distance + b * n;
+    team.for_each(n, [=](int64_t c) {
+      const T size_c = T(tree.size[c]);
+      const T merged =
+          ((size_a + size_c) * row_a[c] + (size_b + size_c) * row_b[c] - size_c * height) /
+          (size_a + size_b + size_c);
+      row_a[c] = c == a || c == b ? infinity : merged;
+    });
+    team.for_each(n, [=](int64_t c) { tree.distance[c * n + a] = row_a[c]; });
+    team.once([=] {
+      tree.mask[b] = infinity;
+      tree.size[a] += tree.size[b];
+      tree.kept[merge] = static_cast<int32_t>(a);
+      tree.retired[merge] = static_cast<int32_t>(b);
+      tree.height[merge] = height;
+    });
+  }
+}
+
+// Labels of the k clusters that the n - k lowest merges leave, numbered by their first rows.
+template <typename T, typename Team>
+OSKT_HOST_DEVICE void cut_tree(Team& team, int64_t n, int64_t k, const WardTree<T>& tree,
+                               int32_t* label) {
+  int32_t* parent = tree.chain;
+  team.ranks(n - 1, tree.height, tree.rank, tree.size);
+  team.for_each(n, [=](int64_t i) { parent[i] = static_cast<int32_t>(i); });
+  team.for_each(n - 1, [=](int64_t m) {
+    if (tree.rank[m] < n - k) parent[tree.retired[m]] = tree.kept[m];
+  });
+  team.once([=] {
+    int32_t next = 0;
+    for (int64_t i = 0; i < n; ++i) label[i] = parent[i] == i ? next++ : label[parent[i]];
+  });
+}
+
+}  // namespace oskt::kmeans

@@ -1,0 +1,256 @@
+"""K-means: a ragged batch of clusterings of weight rows, in one operator call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from oskt_ext._arrays import as_tensor, restorer
+
+MAX_ROWS = 16384
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_RANGES = {"n_init": (1, 2**20), "max_iter": (0, 2**30), "seed": (0, 2**63 - 1)}
+
+
+class KMeansResult(NamedTuple):
+    """What `kmeans` returns, problem by problem.
+
+    Args:
+        centers: B arrays (K_b, D_b), the means of the members.
+        labels: B arrays int64 (N_b,), 0 <= label < K_b.
+        inertia: float64 (B,), the sums of squared distances of the rows to their means.
+        n_iter: int64 (B,), Lloyd iterations plus Hartigan passes of the restart that won.
+    """
+
+    centers: list[Any]
+    labels: list[Any]
+    inertia: Any
+    n_iter: Any
+
+
+def kmeans(
+    rows: Sequence[Any],
+    k: Sequence[int],
+    *,
+    metric: str = "euclidean",
+    init: str | Sequence[Any] = "k-means++",
+    algorithm: str = "hartigan",
+    n_init: int = 1,
+    max_iter: int = 100,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+) -> KMeansResult:
+    """Partition the rows of every problem into k clusters of low within-cluster sum of squares.
+
+    inertia = sum over clusters c of sum over members i of c of |x_i - mean_c|^2, a local minimum.
+
+    Args:
+        rows: B arrays (N_b, D_b), 1 <= N_b <= 16384, of one dtype (float64, float32, float16 or
+            bfloat16) and one device, finite; strided arrays are copied. NumPy and CuPy arrays are
+            taken as they are.
+        k: B numbers of clusters, 1 <= k_b <= N_b.
+        metric: "euclidean"; or "cosine": rows are divided by their length first (a zero row stays
+            zero), and centers and inertia are those of the divided rows.
+        init: "k-means++" (greedy: the best of 2 + ln k draws per step); "ward" (Ward's
+            agglomeration cut at k, labels numbered by first member); or B arrays (k_b, D_b) of
+            starting centers in the dtype and device of rows.
+        algorithm: "lloyd" runs until no label changes. "hartigan" goes on with moves of single
+            rows that lower the inertia, until none does.
+        n_init: seedings to try, >= 1; the lowest inertia wins, among equal ones (to
+            rounding) the first. Only "k-means++"
+            draws: other starts run once.
+        max_iter: bound on Lloyd iterations plus Hartigan passes, >= 0; 0 returns the start, such as
+            the plain Ward partition.
+        seed: 0 <= seed < 2**63.
+        generator: draws the seed in place of `seed`.
+
+    Returns:
+        KMeansResult of arrays of the kind and on the device of rows; centers in their dtype. The
+        results carry no gradient: clustering is not differentiable.
+
+    Raises:
+        TypeError: rows, k or init of a wrong type or dtype.
+        ValueError: wrong rank, size, device or range; a NaN or Inf in rows (when called eagerly).
+
+    Notes:
+        Every cluster has a member: an empty one takes the row farthest from its center. Ties go to
+        the lower index. At convergence every label is that of the nearest center, to rounding.
+        Bitwise repeatable on a device, whatever the number of threads and the rest of the batch.
+        The Gram matrix X X^T is formed once (sums in float32 for float32 and half types on the CPU,
+        float64 otherwise); every later step works on it alone and costs nothing in D. Memory: N^2
+        numbers per problem, K N per restart, 2 N^2 more per problem for "ward". Centers and inertia
+        are one float64 pass over the rows, never the expanded square.
+        The check for NaN and Inf waits for the device once; under torch.compile it is left out and
+        the inertia of such a problem is NaN.
+
+    Source:
+        Arthur and Vassilvitskii 2007 (k-means++); Murtagh 1983 (nearest-neighbour chain); Slonim,
+        Aharoni and Crammer, IJCAI 2013 (single-point moves). The published OSKT code uses Ward's
+        method; `init="ward", max_iter=0` is that partition.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.tensor([[0.0], [10.0], [1.0], [11.0]])
+        >>> result = kmeans([rows], [2], init="ward")
+        >>> result.labels[0].tolist(), result.centers[0].tolist(), result.inertia.tolist()
+        ([0, 1, 0, 1], [[0.5], [10.5]], [1.0])
+    """
+    tensors = _check_rows(rows)
+    _check_k(k, tensors)
+    _check_choice("metric", metric, ("euclidean", "cosine"))
+    _check_choice("algorithm", algorithm, ("hartigan", "lloyd"))
+    if generator is not None:
+        seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    for name, value in (("n_init", n_init), ("max_iter", max_iter), ("seed", seed)):
+        _check_range(name, value)
+    initial_centers: list[Tensor] = []
+    if isinstance(init, str):
+        _check_choice("init", init, ("k-means++", "ward"))
+    else:
+        initial_centers, init = _check_centers(init, k, tensors), "centers"
+
+    centers, labels, inertia, n_iter = torch.ops.oskt_ext.kmeans.default(
+        [tensor.detach().contiguous() for tensor in tensors],
+        list(k),
+        metric,
+        init,
+        initial_centers,
+        algorithm,
+        n_init,
+        max_iter,
+        seed,
+    )
+    if not torch.compiler.is_compiling():
+        _check_finite("rows", inertia.isfinite())
+    restore = restorer(rows[0])
+    return KMeansResult(
+        [restore(c) for c in centers],
+        [restore(x) for x in labels],
+        restore(inertia),
+        restore(n_iter),
+    )
+
+
+def _check_rows(rows: Any) -> list[Tensor]:
+    if not isinstance(rows, (list, tuple)):
+        raise TypeError(
+            f"kmeans: rows must be a list of matrices, got {type(rows).__name__}. "
+            "Pass [matrix] for one problem."
+        )
+    if not rows:
+        raise ValueError("kmeans: rows must hold at least one matrix, got 0.")
+    tensors = [as_tensor("kmeans", f"rows[{b}]", value) for b, value in enumerate(rows)]
+    for b, tensor in enumerate(tensors):
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(
+                f"kmeans: rows[{b}] must be float64, float32, float16 or bfloat16, "
+                f"got {tensor.dtype}. Convert it with .float()."
+            )
+        if tensor.dim() != 2:
+            raise ValueError(
+                f"kmeans: rows[{b}] must be of rank 2 (N, D), got shape {tuple(tensor.shape)}. "
+                "Flatten a convolution weight with .flatten(1)."
+            )
+        if 0 in tensor.shape:
+            raise ValueError(
+                f"kmeans: rows[{b}] must have rows and columns, got shape {tuple(tensor.shape)}. "
+                "Leave empty problems out."
+            )
+        if tensor.shape[0] > MAX_ROWS:
+            gib = tensor.shape[0] ** 2 * 4 / 2**30
+            raise ValueError(
+                f"kmeans: rows[{b}] must have at most {MAX_ROWS} rows, got {tensor.shape[0]}: "
+                f"the Gram matrix would take {gib:.1f} GiB in float32. Cluster a subset of rows."
+            )
+        for name in ("dtype", "device"):
+            if getattr(tensor, name) != getattr(tensors[0], name):
+                raise ValueError(
+                    f"kmeans: rows[{b}] must have the {name} of rows[0] "
+                    f"({getattr(tensors[0], name)}), got {getattr(tensor, name)}. "
+                    "Convert with .to() or call once per kind."
+                )
+    return tensors
+
+
+def _check_k(k: Any, tensors: list[Tensor]) -> None:
+    if not isinstance(k, (list, tuple)) or not all(_is_int(value) for value in k):
+        raise TypeError(f"kmeans: k must be a list of int, got {k!r}. Pass one int per problem.")
+    if len(k) != len(tensors):
+        raise ValueError(
+            f"kmeans: k must have one entry per problem ({len(tensors)}), got {len(k)}. "
+            "Pass one int per matrix of rows."
+        )
+    for b, (value, tensor) in enumerate(zip(k, tensors)):
+        if value < 1 or value > tensor.shape[0]:
+            raise ValueError(
+                f"kmeans: k[{b}] must be in 1 .. N = {tensor.shape[0]}, got {value}. "
+                "No cluster may be empty."
+            )
+
+
+def _check_centers(init: Any, k: Sequence[int], tensors: list[Tensor]) -> list[Tensor]:
+    if not isinstance(init, (list, tuple)) or len(init) != len(tensors):
+        raise ValueError(
+            f"kmeans: init must be 'k-means++', 'ward' or a list of {len(tensors)} matrices, "
+            f"got {type(init).__name__}. Pass one (K, D) matrix per problem."
+        )
+    centers = [as_tensor("kmeans", f"init[{b}]", value) for b, value in enumerate(init)]
+    for b, (center, tensor) in enumerate(zip(centers, tensors)):
+        shape = (k[b], tensor.shape[1])
+        kind = (shape, tensor.dtype, tensor.device)
+        if (tuple(center.shape), center.dtype, center.device) != kind:
+            raise ValueError(
+                f"kmeans: init[{b}] must be {shape} {tensor.dtype} on {tensor.device}, got "
+                f"{tuple(center.shape)} {center.dtype} on {center.device}. Match rows[{b}]."
+            )
+    if not torch.compiler.is_compiling():
+        _check_finite("init", torch.stack([center.isfinite().all() for center in centers]))
+    return [center.detach().contiguous() for center in centers]
+
+
+def _check_finite(name: str, finite: Tensor) -> None:
+    if not bool(finite.all()):
+        b = int(finite.logical_not().nonzero()[0])
+        raise ValueError(
+            f"kmeans: {name}[{b}] must be finite, got NaN or Inf. Clean it with torch.nan_to_num."
+        )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"kmeans: {name} must be one of {choices}, got {value!r}. Choose one.")
+
+
+def _check_range(name: str, value: Any) -> None:
+    low, high = _RANGES[name]
+    if not _is_int(value) or value < low or value > high:
+        raise ValueError(
+            f"kmeans: {name} must be an int in {low} .. {high}, got {value!r}. Choose another."
+        )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+@torch.library.register_fake("oskt_ext::kmeans")
+def _(
+    rows: list[Tensor],
+    k: list[int],
+    metric: str,
+    init: str,
+    initial_centers: list[Tensor],
+    algorithm: str,
+    n_init: int,
+    max_iter: int,
+    seed: int,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    return (
+        [row.new_empty(clusters, row.shape[1]) for row, clusters in zip(rows, k)],
+        [row.new_empty(row.shape[0], dtype=torch.int64) for row in rows],
+        rows[0].new_empty(len(rows), dtype=torch.float64),
+        rows[0].new_empty(len(rows), dtype=torch.int64),
+    )
