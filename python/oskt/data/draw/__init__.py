@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,7 @@ def make_pedestrians(
     Example:
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp()) / "people"
-        >>> _ = make_pedestrians(root, train_ids=2, test_ids=2, images_per_id=4, height=32, width=16,
-        ...                      progress=False)
+        >>> _ = make_pedestrians(root, train_ids=2, test_ids=2, images_per_id=4, progress=False)
         >>> len(list((root / "bounding_box_train").iterdir()))
         8
     """
@@ -196,7 +195,9 @@ def contact_sheet(
             found = np.flatnonzero((shown.ids == identity) & (shown.cameras == camera))
             if len(found):
                 with Image.open(shown.paths[found[0]]) as picture:
-                    resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+                    resized = picture.convert("RGB").resize(
+                        (width, height), Image.Resampling.BICUBIC
+                    )
                 sheet.paste(resized, (margin + column * (width + gap), top))
     sheet.save(path)
     return Path(path)

@@ -41,21 +41,25 @@ def camera_of(seed: int, index: int, height: int, width: int) -> Camera:
     rng = np.random.default_rng([seed, 3, index])
     scene, floor = _draw_scene(rng, _SCENES[(index - 1) % len(_SCENES)], height, width)
     azimuth, elevation = rng.uniform(-1.2, 1.2), rng.uniform(0.5, 1.1)
-    warm = rng.uniform(-0.14, 0.14)
-    gain = np.array([1 + warm, 1 + rng.uniform(-0.05, 0.05), 1 - warm]) * rng.uniform(0.82, 1.14)
+    warm = rng.uniform(-0.05, 0.05)
+    gain = np.array([1 + warm, 1 + rng.uniform(-0.025, 0.025), 1 - warm]) * rng.uniform(0.93, 1.07)
     return Camera(
         scene=scene,
         floor=floor,
         yaw=2 * pi * index * 0.38 + rng.uniform(-0.3, 0.3),
         pitch=float(rng.uniform(0.02, 0.3)),
-        light=(sin(azimuth) * cos(elevation), -sin(elevation), sqrt(0.1) + cos(azimuth) * cos(elevation)),
+        light=(
+            sin(azimuth) * cos(elevation),
+            -sin(elevation),
+            sqrt(0.1) + cos(azimuth) * cos(elevation),
+        ),
         ambient=float(rng.uniform(0.35, 0.62)),
         gain=gain.astype(np.float32),
-        gamma=float(rng.uniform(0.78, 1.25)),
-        contrast=float(rng.uniform(0.78, 1.12)),
-        saturation=float(rng.uniform(0.6, 1.1)),
-        sharpness=float(rng.uniform(0.6, 1.0)),
-        noise=float(rng.uniform(1.5, 6)),
+        gamma=float(rng.uniform(0.92, 1.1)),
+        contrast=float(rng.uniform(0.88, 1.1)),
+        saturation=float(rng.uniform(0.75, 1.1)),
+        sharpness=float(rng.uniform(0.75, 1.1)),
+        noise=float(rng.uniform(1, 3)),
         quality=int(rng.integers(62, 92)),
     )
 
@@ -101,9 +105,15 @@ def obstruct(rng: np.random.Generator, picture: Image.Image) -> None:
             draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=green)
     elif kind == 2:  # a parked car's bonnet
         top = rng.uniform(0.68, 0.82) * height
-        draw.rounded_rectangle((x - width, top, x + 0.1 * width, height * 1.1), 0.12 * width, fill=tone)
-        draw.rectangle((x - width, top + 0.05 * height, x + 0.1 * width, top + 0.065 * height), fill=dark)
-        draw.ellipse((x - 0.16 * width, top + 0.08 * height, x, top + 0.12 * height), fill=(230, 225, 200))
+        draw.rounded_rectangle(
+            (x - width, top, x + 0.1 * width, height * 1.1), 0.12 * width, fill=tone
+        )
+        draw.rectangle(
+            (x - width, top + 0.05 * height, x + 0.1 * width, top + 0.065 * height), fill=dark
+        )
+        draw.ellipse(
+            (x - 0.16 * width, top + 0.08 * height, x, top + 0.12 * height), fill=(230, 225, 200)
+        )
     elif kind == 3:  # a wheel of a bicycle
         r, cy = rng.uniform(0.28, 0.4) * width, rng.uniform(0.82, 0.9) * height
         line = max(1, width // 28)
@@ -118,11 +128,13 @@ def obstruct(rng: np.random.Generator, picture: Image.Image) -> None:
             draw.rectangle((column, top, column + bar, height), fill=dark)
 
 
-def expose(rng: np.random.Generator, camera: Camera, picture: Image.Image, mood: Floats) -> Image.Image:
+def expose(
+    rng: np.random.Generator, camera: Camera, picture: Image.Image, mood: Floats
+) -> Image.Image:
     """The picture as the camera records it; `mood` is the light of the hour, per colour."""
     width, height = picture.size
     sharp = camera.sharpness * rng.uniform(0.75, 1.05)
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         reach = rng.uniform(0.3, 1.1) * width / 64
         picture = picture.filter(ImageFilter.BoxBlur((2.2 * reach, 0.4 * reach)))
     if sharp < 0.95:
@@ -169,7 +181,9 @@ def _draw_scene(
     }[kind]
     for row in range(h):
         near = (row - floor) / (h - floor) if row >= floor else 0
-        base, fade = (ground, 1.06 - 0.16 * near) if row >= floor else (wall, 0.8 + 0.25 * row / floor)
+        base, fade = (
+            (ground, 1.06 - 0.16 * near) if row >= floor else (wall, 0.8 + 0.25 * row / floor)
+        )
         draw.line((0, row, w, row), fill=tuple(min(255, int(c * fade)) for c in base))
     _furnish(rng, draw, kind, tone, w, h, floor, width)
     _pave(rng, draw, kind, ground, w, h, floor)
@@ -183,20 +197,36 @@ def _draw_scene(
     return soft, floor
 
 
-def _furnish(rng: Any, draw: Any, kind: str, tone: Any, w: int, h: int, floor: int, unit: int) -> None:
+def _furnish(
+    rng: Any, draw: Any, kind: str, tone: Any, w: int, h: int, floor: int, unit: int
+) -> None:
     """What stands along the wall."""
     x = 0.0
     while x < w:
         step = unit * rng.uniform(0.5, 1.3)
         if kind == "park":
-            r, cx, cy = unit * rng.uniform(0.3, 0.7), x + step / 2, floor - unit * rng.uniform(0.5, 1.4)
-            draw.rectangle((cx - unit * 0.05, cy, cx + unit * 0.05, floor), fill=tone(55, 80, (14, 0, -14)))
+            r, cx, cy = (
+                unit * rng.uniform(0.3, 0.7),
+                x + step / 2,
+                floor - unit * rng.uniform(0.5, 1.4),
+            )
+            draw.rectangle(
+                (cx - unit * 0.05, cy, cx + unit * 0.05, floor), fill=tone(55, 80, (14, 0, -14))
+            )
             for _ in range(9):
-                bx, by, br = cx + rng.normal(0, r * 0.6), cy + rng.normal(0, r * 0.5), r * rng.uniform(0.3, 0.6)
-                draw.ellipse((bx - br, by - br, bx + br, by + br), fill=tone(55, 110, (-16, 24, -26)))
+                bx, by, br = (
+                    cx + rng.normal(0, r * 0.6),
+                    cy + rng.normal(0, r * 0.5),
+                    r * rng.uniform(0.3, 0.6),
+                )
+                draw.ellipse(
+                    (bx - br, by - br, bx + br, by + br), fill=tone(55, 110, (-16, 24, -26))
+                )
         elif kind == "parking":
             top, body = floor - unit * rng.uniform(0.45, 0.6), tone(50, 200)
-            draw.rounded_rectangle((x, top + unit * 0.2, x + step, floor + unit * 0.12), unit * 0.1, fill=body)
+            draw.rounded_rectangle(
+                (x, top + unit * 0.2, x + step, floor + unit * 0.12), unit * 0.1, fill=body
+            )
             draw.polygon(
                 [
                     (x + step * 0.15, top + unit * 0.2),
@@ -211,11 +241,18 @@ def _furnish(rng: Any, draw: Any, kind: str, tone: Any, w: int, h: int, floor: i
                 draw.ellipse((cx - r, floor, cx + r, floor + 2 * r), fill=(30, 30, 32))
             step *= 1.15
         else:
-            glass = {"street": (45, 85), "plaza": (90, 150), "mall": (200, 245), "station": (60, 110)}[kind]
+            glass = {
+                "street": (45, 85),
+                "plaza": (90, 150),
+                "mall": (200, 245),
+                "station": (60, 110),
+            }[kind]
             top = floor - unit * rng.uniform(1.0, 2.0)
             bottom = floor - unit * (rng.uniform(0.35, 0.7) if kind == "street" else 0.04)
             draw.rectangle((x, top - unit * 0.06, x + step * 0.82, bottom), fill=tone(70, 210))
-            draw.rectangle((x + 2, top, x + step * 0.82 - 2, bottom - 2), fill=tone(*glass, (-4, 2, 8)))
+            draw.rectangle(
+                (x + 2, top, x + step * 0.82 - 2, bottom - 2), fill=tone(*glass, (-4, 2, 8))
+            )
             if rng.random() < 0.5:
                 sign = tuple(int(c) for c in rng.integers(40, 230, 3))
                 draw.rectangle((x, top - unit * 0.22, x + step * 0.8, top - unit * 0.06), fill=sign)
@@ -237,7 +274,12 @@ def _pave(rng: Any, draw: Any, kind: str, ground: Any, w: int, h: int, floor: in
         for column in np.arange(rng.uniform(0, 40), w, w / 9):
             paint = (205, 205, 200) if kind == "parking" else (200, 170, 60)
             draw.polygon(
-                [(column, floor + 4), (column + 4, floor + 4), (column - h / 6, h), (column - h / 6 - 10, h)],
+                [
+                    (column, floor + 4),
+                    (column + 4, floor + 4),
+                    (column - h / 6, h),
+                    (column - h / 6 - 10, h),
+                ],
                 fill=paint,
             )
     draw.line((0, floor, w, floor), fill=tuple(int(c * 0.6) for c in ground), width=2)

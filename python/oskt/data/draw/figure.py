@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, hypot, sin
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.floating[Any]]
 _STEPS = 32
 _TWO_PI = np.float32(2 * np.pi)
 
@@ -127,14 +127,16 @@ class Canvas:
 def _sample(texture: Floats, s: Floats, across: Floats, yaw: float) -> Floats:
     rows, columns, _ = texture.shape
     if rows == columns == 1:
-        return texture[0]
+        return texture[:1, 0]
     v = np.minimum((s * rows).astype(np.intp), rows - 1)
     azimuth = np.arcsin(np.clip(across, -1, 1)) - np.float32(yaw)
     u = np.mod(azimuth / _TWO_PI + np.float32(0.5 / columns), 1)
-    return texture[v, np.minimum((u * columns).astype(np.intp), columns - 1)]
+    sampled: Floats = texture[v, np.minimum((u * columns).astype(np.intp), columns - 1)]
+    return sampled
 
 
 def _halve(image: Floats) -> Floats:
     quarter = np.float32(0.25)
     rows = image[::2] + image[1::2]
-    return quarter * (rows[:, ::2] + rows[:, 1::2])
+    halved: Floats = quarter * (rows[:, ::2] + rows[:, 1::2])
+    return halved

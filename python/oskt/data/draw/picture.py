@@ -47,23 +47,25 @@ def draw_picture(scene: Scene, identity: int, camera: int, index: int) -> tuple[
     """
     lens = camera_of(scene.seed, camera, scene.height, scene.width)
     track = np.random.default_rng([scene.seed, _TRACK, identity, camera])
-    usual = track.random() < 0.6
+    usual = track.random() < 0.7
     yaw = lens.yaw + track.normal(0, 0.5) if usual else track.uniform(0, 2 * pi)
-    mood = (track.uniform(0.86, 1.14) * (1 + track.normal(0, 0.02, 3))).astype(np.float32)
+    mood = (track.uniform(0.93, 1.07) * (1 + track.normal(0, 0.012, 3))).astype(np.float32)
     rng = np.random.default_rng([scene.seed, _IMAGE, identity, camera, index])
     person = person_of(scene.seed, identity)
-    bad = rng.random() < 0.1
-    zoom = rng.uniform(0.66, 1.35) if bad else rng.normal(0.87, 0.035)
+    bad = rng.random() < 0.07
+    zoom = rng.uniform(0.66, 1.35) if bad else rng.normal(0.93, 0.03)
     shift = rng.uniform(-0.12, 0.12, 2) if bad else rng.normal(0, 0.03, 2)
     picture = _compose(rng, scene, lens, person, yaw + rng.normal(0, 0.25), zoom, shift)
     return expose(rng, lens, picture, mood), lens.quality
 
 
-def draw_distractor(scene: Scene, camera: int, index: int, *, junk: bool) -> tuple[Image.Image, int]:
+def draw_distractor(
+    scene: Scene, camera: int, index: int, *, junk: bool
+) -> tuple[Image.Image, int]:
     """A box without a labelled person: a passer-by or nobody; junk boxes hold parts of one."""
     lens = camera_of(scene.seed, camera, scene.height, scene.width)
     rng = np.random.default_rng([scene.seed, _IMAGE, 0, camera, index, int(junk)])
-    mood = np.full(3, rng.uniform(0.86, 1.14), dtype=np.float32)
+    mood = np.full(3, rng.uniform(0.93, 1.07), dtype=np.float32)
     person = _stranger(scene.seed, int(rng.integers(_STRANGERS)))
     if junk:
         zoom, shift = rng.uniform(1.3, 2.2), rng.uniform(-0.45, 0.45, 2)
@@ -98,10 +100,10 @@ def _compose(
     shadow(behind, x / 2, ground / 2, size / 2)
     draw_figure(canvas, person, draw_pose(rng), view(x, ground, size, yaw, 0.0))
     chance = rng.random()
-    if chance < 0.16:  # somebody further away, or cutting into the picture in front
+    if chance < 0.1:  # somebody further away, or cutting into the picture in front
         other = _stranger(scene.seed, int(rng.integers(_STRANGERS)))
         side = rng.choice((-1, 1))
-        if chance < 0.11:
+        if chance < 0.07:
             smaller = size * rng.uniform(0.6, 0.9)
             place = view(
                 x + side * width * rng.uniform(0.3, 1.1),
@@ -124,6 +126,6 @@ def _compose(
     behind *= 1 - cover
     behind += colour
     picture = Image.fromarray(np.clip(behind, 0, 255).astype(np.uint8))
-    if rng.random() < 0.16:
+    if rng.random() < 0.1:
         obstruct(rng, picture)
     return picture

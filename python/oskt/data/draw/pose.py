@@ -36,20 +36,27 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     bends = 0.25 + 0.2 * rng.random(2)
     if rng.random() < 0.22:
         bends[rng.integers(2)] = rng.uniform(1.2, 2.3)
-    return Pose(float(rng.uniform(0, 2 * pi)), *map(float, bends), float(rng.normal(0, 0.006)))
+    left, right = (float(bend) for bend in bends)
+    return Pose(float(rng.uniform(0, 2 * pi)), left, right, float(rng.normal(0, 0.006)))
 
 
 def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
     """Draw `person` in `pose`."""
 
     def part(
-        top: Point, bottom: Point, radius: tuple[float, float], texture: Floats, profile: Floats = ROUND
+        top: Point,
+        bottom: Point,
+        radius: tuple[float, float],
+        texture: Floats,
+        profile: Floats = ROUND,
     ) -> None:
         canvas.solid(view, top, bottom, radius, texture, profile=profile)
 
     girth, shoulders = person.girth, 0.105 * person.shoulders * (0.75 + 0.25 * person.girth)
     hip = 0.515
-    legs = [_leg(side * 0.046, hip, pose.phase + (side < 0) * pi, person.stride) for side in (1, -1)]
+    legs = [
+        _leg(side * 0.046, hip, pose.phase + (side < 0) * pi, person.stride) for side in (1, -1)
+    ]
     drop = min(ankle[2] for _, ankle in legs) - 0.035  # the lower foot stands on the floor
 
     def down(point: Point) -> Point:
@@ -61,7 +68,12 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
         part(down((side * 0.046, 0, hip)), down(knee), (thick, thick), person.thigh, _THIGH)
         part(down(knee), down(ankle), (calf, calf), person.shin, _CALF)
         x, y, z = down(ankle)
-        part((x, y - 0.012, z - 0.012), (x + side * 0.01, y + 0.062, z - 0.02), (0.024, 0.02), person.shoe)
+        part(
+            (x, y - 0.012, z - 0.012),
+            (x + side * 0.01, y + 0.062, z - 0.02),
+            (0.024, 0.02),
+            person.shoe,
+        )
 
     if person.skirt is not None:
         flare = radius_profile(0.8, 0.98, *np.linspace(1.05, person.skirt_flare, 4))
@@ -83,7 +95,12 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
         cap=False,
     )
     if person.torso_length > 0.42 and person.skirt is None:
-        part(down((0, 0, 0.54)), down((0, 0, 0.48)), (0.09 * girth, 0.064 * girth), person.thigh[:1, :1])
+        part(
+            down((0, 0, 0.54)),
+            down((0, 0, 0.48)),
+            (0.09 * girth, 0.064 * girth),
+            person.thigh[:1, :1],
+        )
 
     for side, bend in ((1, pose.left_arm), (-1, pose.right_arm)):
         swing = -0.75 * person.stride * sin(pose.phase + (side < 0) * pi)
@@ -95,7 +112,13 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
         if person.bag == "hand" and side > 0:
             x, y, z = down(wrist)
             canvas.solid(
-                view, (x, y, z - 0.06), (x, y, z - 0.17), (0.024, 0.07), person.bag_texture, profile=_BOX, cap=False
+                view,
+                (x, y, z - 0.06),
+                (x, y, z - 0.17),
+                (0.024, 0.07),
+                person.bag_texture,
+                profile=_BOX,
+                cap=False,
             )
 
     _draw_head(canvas, view, person, drop - pose.nod)
@@ -105,7 +128,13 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
     elif person.bag == "shoulder":
         x = shoulders + 0.012
         canvas.solid(
-            view, down((x, 0.01, 0.58)), down((x, 0.01, 0.43)), (0.028, 0.085), person.bag_texture, profile=_BOX, cap=False
+            view,
+            down((x, 0.01, 0.58)),
+            down((x, 0.01, 0.43)),
+            (0.028, 0.085),
+            person.bag_texture,
+            profile=_BOX,
+            cap=False,
         )
 
 

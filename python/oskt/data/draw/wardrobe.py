@@ -1,4 +1,4 @@
-"""Who a person is: body, hair, clothes and bags, drawn from a small palette so that many look alike."""
+"""Who a person is: body, hair, clothes and bags, of a small palette so that many look alike."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ CLOTH = {
     "olive": (86, 96, 62),
     "sky": (112, 156, 200),
     "rose": (206, 132, 150),
+    "mustard": (206, 160, 44),
+    "teal": (34, 128, 124),
+    "plum": (104, 48, 104),
 }
-_TOP_SHARE = (0.20, 0.12, 0.16, 0.11, 0.10, 0.09, 0.07, 0.09, 0.06)
-_BOTTOM_SHARE = (0.30, 0.16, 0.05, 0.24, 0.02, 0.10, 0.04, 0.08, 0.01)
+_TOP_SHARE = (0.11, 0.08, 0.11, 0.09, 0.11, 0.08, 0.08, 0.09, 0.07, 0.07, 0.06, 0.05)
+_BOTTOM_SHARE = (0.17, 0.12, 0.10, 0.15, 0.06, 0.11, 0.08, 0.10, 0.03, 0.02, 0.03, 0.03)
 _SKIN = ((238, 200, 172), (220, 176, 142), (190, 140, 104), (140, 96, 68), (96, 66, 50))
 _HAIR = ((28, 24, 24), (58, 40, 30), (104, 74, 46), (176, 140, 84), (150, 148, 146))
 _SHOES = ((32, 32, 36), (216, 216, 214), (92, 64, 46), (150, 46, 50))
 _PATTERNS = ("plain", "stripes", "pinstripes", "checks", "fade", "yoke", "logo", "bar", "print")
-_PATTERN_SHARE = (0.34, 0.10, 0.06, 0.09, 0.07, 0.09, 0.11, 0.07, 0.07)
+_PATTERN_SHARE = (0.24, 0.13, 0.07, 0.11, 0.08, 0.11, 0.11, 0.08, 0.07)
 _ROWS, _COLUMNS = 64, 128  # of a torso's texture; column 0 is the front
 
 
@@ -64,12 +67,12 @@ def draw_person(rng: np.random.Generator) -> Person:
     skin = _flat(_SKIN[rng.choice(5, p=(0.34, 0.30, 0.18, 0.10, 0.08))], rng)
     hair = _flat(_HAIR[rng.choice(5, p=(0.42, 0.26, 0.14, 0.10, 0.08))], rng)
     cloth = list(CLOTH.values())
-    first = _flat(cloth[rng.choice(9, p=_TOP_SHARE)], rng)
-    second = _flat(cloth[rng.choice(9, p=_TOP_SHARE)], rng)
-    inner = _flat(cloth[rng.choice(9, p=_TOP_SHARE)], rng)
-    lower = _flat(cloth[rng.choice(9, p=_BOTTOM_SHARE)], rng)
+    first = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
+    second = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
+    inner = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
+    lower = _flat(cloth[rng.choice(12, p=_BOTTOM_SHARE)], rng)
     bag = str(rng.choice(["none", "backpack", "shoulder", "hand"], p=(0.46, 0.24, 0.18, 0.12)))
-    bag_colour = _flat(cloth[rng.choice(9, p=_BOTTOM_SHARE)], rng)
+    bag_colour = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
     kind = str(rng.choice(["shirt", "tee", "open", "zip", "coat"], p=(0.22, 0.32, 0.2, 0.14, 0.12)))
 
     torso = _garment(rng, first, second)
@@ -91,7 +94,9 @@ def draw_person(rng: np.random.Generator) -> Person:
     shin = thigh if wear == "trousers" else np.broadcast_to(skin, (1, 1, 3)).copy()
     skirt = None
     if wear in ("skirt", "dress"):
-        shin = thigh = np.broadcast_to(_flat((60, 52, 52), rng) if rng.random() < 0.4 else skin, (1, 1, 3))
+        shin = thigh = np.broadcast_to(
+            _flat((60, 52, 52), rng) if rng.random() < 0.4 else skin, (1, 1, 3)
+        )
         skirt = _garment(rng, lower, second) if wear == "skirt" else torso[24:].copy()
     if wear == "shorts":
         thigh[18:] = skin
@@ -101,7 +106,7 @@ def draw_person(rng: np.random.Generator) -> Person:
         p=(0.02, 0.12, 0.22, 0.34, 0.2, 0.1) if woman else (0.12, 0.72, 0.1, 0.03, 0.02, 0.01),
     )
     hat = str(rng.choice(["none", "cap", "beanie", "hood"], p=(0.8, 0.09, 0.06, 0.05)))
-    hat_colour = first if hat == "hood" else _flat(cloth[rng.choice(9, p=_TOP_SHARE)], rng)
+    hat_colour = first if hat == "hood" else _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
     return Person(
         height=float(np.clip(rng.normal(0.96 if woman else 1.02, 0.04), 0.86, 1.1)),
         girth=float(np.clip(rng.normal(0.95 if woman else 1.05, 0.12), 0.78, 1.4)),
@@ -109,7 +114,9 @@ def draw_person(rng: np.random.Generator) -> Person:
         torso=torso,
         torso_length=0.33 if kind == "coat" else float(rng.uniform(0.45, 0.5)),
         flare=float(rng.uniform(0.95, 1.25)) if kind == "coat" else float(rng.uniform(0.85, 1.0)),
-        upper_arm=np.concatenate([upper_arm[:20], np.broadcast_to(skin, (4, 32, 3))]) if bare else upper_arm,
+        upper_arm=np.concatenate([upper_arm[:20], np.broadcast_to(skin, (4, 32, 3))])
+        if bare
+        else upper_arm,
         forearm=np.broadcast_to(skin, (1, 1, 3)) if bare else upper_arm,
         thigh=thigh,
         shin=shin,
@@ -135,7 +142,7 @@ def _lower_share(woman: bool) -> tuple[float, ...]:
 
 def _flat(colour: tuple[int, ...], rng: np.random.Generator) -> Floats:
     """A palette colour with the small deviation that no two fabrics share."""
-    return np.clip(np.array(colour) + rng.normal(0, 6, 3), 4, 250).astype(np.float32)
+    return np.clip(np.array(colour) + rng.normal(0, 13, 3), 4, 250).astype(np.float32)
 
 
 def _columns(centre: float, half: float, columns: int = _COLUMNS) -> np.ndarray:
@@ -156,7 +163,7 @@ def _garment(rng: np.random.Generator, first: Floats, second: Floats) -> Floats:
     v, u = np.meshgrid(np.linspace(0, 1, _ROWS), np.arange(_COLUMNS) / _COLUMNS, indexing="ij")
     pattern = _PATTERNS[rng.choice(len(_PATTERNS), p=_PATTERN_SHARE)]
     count, offset, place = int(rng.integers(3, 8)), rng.random(), rng.uniform(0.18, 0.34)
-    mix = np.zeros((_ROWS, _COLUMNS))
+    mix: Floats = np.zeros((_ROWS, _COLUMNS))
     from_front = np.abs((u + 0.5) % 1 - 0.5)
     if pattern == "stripes":
         mix = ((v * count + offset) % 1 < 0.42).astype(float)
@@ -167,7 +174,7 @@ def _garment(rng: np.random.Generator, first: Floats, second: Floats) -> Floats:
     elif pattern == "fade":
         mix = v**1.5
     elif pattern == "yoke":
-        mix = (v < place + 0.1).astype(float)
+        mix = np.where(v < place + 0.1, 1.0, 0.0)
     elif pattern == "logo":
         mix = ((from_front / 0.07) ** 2 + ((v - place - 0.08) / 0.11) ** 2 < 1).astype(float)
     elif pattern == "bar":
@@ -176,7 +183,7 @@ def _garment(rng: np.random.Generator, first: Floats, second: Floats) -> Floats:
         mix = ((np.abs(from_front - 0.5) < 0.12) & (np.abs(v - 0.4) < 0.16)).astype(float)
     folds = 1 + 0.05 * np.sin(9 * v + 4 * np.sin(2 * np.pi * (u + offset)) + 6 * offset)
     mixed = first + mix[..., None] * (second - first)
-    return (mixed * folds[..., None]).astype(np.float32)
+    return np.asarray(mixed * folds[..., None], dtype=np.float32)
 
 
 def _paint_front(torso: Floats, inner: Floats, half: float) -> None:
