@@ -24,7 +24,8 @@ def expand(chain: Tensor, plan: ExpansionPlan) -> Tensor:
         shape = (rows.size, columns.size, area)
         source = chain[start : start + shape[0] * shape[1] * area].reshape(shape).to(accumulate)
         row_matrix, column_matrix = (m.dense().to(source) for m in (rows, columns))
-        parts.append(torch.einsum("is,jt,sto->ijo", row_matrix, column_matrix, source).flatten())
+        summed = torch.einsum("is,sto->ito", row_matrix, source)
+        parts.append(torch.einsum("jt,ito->ijo", column_matrix, summed).flatten())
         start += source.numel()
     return torch.cat(parts).to(chain.dtype)
 
