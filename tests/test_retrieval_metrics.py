@@ -411,6 +411,7 @@ def test_errors_of_options(options, error, message):
     ("position", "value", "message"),
     [
         (0, lambda t: t[0], "features must be of rank 2"),
+        (1, lambda t: t[:0], "features must not be empty, got 4 and 0 rows"),
         (1, lambda t: t[:, :2], "gallery_features must be of the width and dtype"),
         (2, lambda t: t.int(), "query_ids must be an int64 vector"),
         (5, lambda t: t[:5], "gallery_cameras must be an int64 vector"),
