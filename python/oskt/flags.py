@@ -75,5 +75,3 @@ def _recipe(name: str, kind: type[Recipe], chosen: dict[str, Any]) -> Recipe:
     if isinstance(changes.get("steps"), str):
         changes["steps"] = tuple(int(s) for s in changes["steps"].split(",") if s.strip())
     return replace(RECIPES[name], **changes)
-
-
