@@ -282,9 +282,9 @@ class _Demo:
     # -- report ---------------------------------------------------------------------------------
 
     def report_data(self, chain: WeightChain) -> ReportData:
-        runs = ["teacher", "refine"] + [
-            f"{kind}-{_slug(label)}" for kind in ("finetune", "scratch") for label in self.scale.trained
-        ]  # fmt: skip
+        trained = [_slug(label) for label in self.scale.trained]
+        runs = ["teacher", "refine"]
+        runs += [f"{kind}-{label}" for kind in ("finetune", "scratch") for label in trained]
         groups = tuple(
             Group(name, tuple(int(n) for n in np.bincount(clustering.labels)))
             for name, clustering in chain.clusterings.items()

@@ -51,7 +51,7 @@ def fill(
 
     `absent` ones (a classifier that the chain's file left out) are drawn from N(0, 0.001).
     """
-    device = next((t.device for t in tensors.values()), torch.device("cpu"))
+    like = next(t for t in tensors.values() if t.is_floating_point())
     student.load_state_dict(
         {name: tensor.detach().clone() for name, tensor in tensors.items()},
         strict=False,
@@ -59,7 +59,7 @@ def fill(
     )
     for name in absent:
         owner, leaf = _owner(student, name)
-        values = torch.empty(getattr(owner, leaf).shape, device=device).normal_(std=0.001)
+        values = like.new_empty(getattr(owner, leaf).shape).normal_(std=0.001)
         setattr(owner, leaf, nn.Parameter(values))
     restore_frozen(student)
     return student
