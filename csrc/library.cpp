@@ -16,7 +16,8 @@ STABLE_TORCH_LIBRARY(oskt_ext, m) {
       "expand(Tensor source, Tensor table, Tensor coefficient, Tensor transposed_table, "
       "Tensor transposed_coefficient, int student_numel) -> Tensor");
   m.def(
-      "refining_loss(Tensor[] teacher, Tensor chain, Tensor table, Tensor weight, float scale) "
+      "refining_loss(Tensor[] teacher, Tensor chain, Tensor table, Tensor weight, float scale, "
+      "bool teacher_needs_gradient, bool chain_needs_gradient) "
       "-> (Tensor loss, Tensor[] teacher_gradient, Tensor chain_gradient)");
   m.def(
       "kmeans(Tensor[] rows, int[] k, str metric, str init, Tensor[] initial_centers, "
@@ -25,7 +26,8 @@ STABLE_TORCH_LIBRARY(oskt_ext, m) {
   m.def(
       "retrieval_metrics(Tensor query_features, Tensor gallery_features, Tensor query_ids, "
       "Tensor gallery_ids, Tensor query_cameras, Tensor gallery_cameras, str metric, "
-      "int max_rank) -> (Tensor cmc, Tensor average_precision, Tensor inverse_negative_penalty)");
+      "int max_rank) -> (Tensor cmc, Tensor average_precision, Tensor inverse_negative_penalty, "
+      "Tensor trapezoid_average_precision)");
 }
 
 namespace {

@@ -13,6 +13,7 @@ from torch import Tensor
 from oskt_ext.expand import ExpansionPlan
 from oskt_ext.kmeans import KMeansResult
 from oskt_ext.refining_loss import RefiningPlan
+from oskt_ext.retrieval_metrics import RetrievalMetrics
 
 
 def expand(chain: Tensor, plan: ExpansionPlan) -> Tensor:
@@ -23,7 +24,8 @@ def expand(chain: Tensor, plan: ExpansionPlan) -> Tensor:
         shape = (rows.size, columns.size, area)
         source = chain[start : start + shape[0] * shape[1] * area].reshape(shape).to(accumulate)
         row_matrix, column_matrix = (m.dense().to(source) for m in (rows, columns))
-        parts.append(torch.einsum("is,jt,sto->ijo", row_matrix, column_matrix, source).flatten())
+        summed = torch.einsum("is,sto->ito", row_matrix, source)
+        parts.append(torch.einsum("jt,ito->ijo", column_matrix, summed).flatten())
         start += source.numel()
     return torch.cat(parts).to(chain.dtype)
 
@@ -40,6 +42,56 @@ def refining_loss(
         residual = rows - clusters.reshape(item.clusters, -1)[labels]
         total = total + item.weight * residual.square().sum()
     return (scale * total).to(torch.promote_types(chain.dtype, torch.float32))
+
+
+def retrieval_metrics(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    query_cameras: Tensor,
+    gallery_cameras: Tensor,
+    *,
+    metric: str = "cosine",
+    max_rank: int = 50,
+) -> RetrievalMetrics:
+    """Whole distance matrix, stable sort, then precision at every hit; float64 for float64."""
+    accumulate = torch.float64 if query_features.dtype == torch.float64 else torch.float32
+    queries, gallery = (f.detach().to(accumulate) for f in (query_features, gallery_features))
+    if metric == "cosine":
+        queries, gallery = (
+            torch.nan_to_num(f / torch.linalg.vector_norm(f, dim=1, keepdim=True))
+            for f in (queries, gallery)
+        )
+        distance = 1 - queries @ gallery.T
+    else:
+        distance = gallery.square().sum(1) - 2 * queries @ gallery.T
+    found = torch.zeros(max_rank, dtype=torch.int64)
+    rows = torch.full((3, len(queries)), torch.nan, dtype=torch.float64)
+    for q, order in enumerate(distance.argsort(dim=1, stable=True)):
+        ids, cameras = gallery_ids[order], gallery_cameras[order]
+        junk = (ids == -1) | ((ids == query_ids[q]) & (cameras == query_cameras[q]))
+        hits = (ids[~junk] == query_ids[q]).cpu()
+        ranks = (hits.nonzero().flatten() + 1).double()
+        if len(ranks) == 0:
+            continue
+        k = torch.arange(1, len(ranks) + 1).double()
+        before = torch.where(ranks == 1, 1.0, (k - 1) / (ranks - 1).clamp(min=1))
+        found[int(ranks[0]) - 1 :] += 1
+        rows[0, q] = (k / ranks).mean()
+        rows[1, q] = len(ranks) / ranks[-1]
+        rows[2, q] = ((k / ranks + before) / 2).mean()
+    count = int((~rows[0].isnan()).sum())
+    precision, inverse_penalty, trapezoid = rows.to(query_features.device)
+    return RetrievalMetrics(
+        cmc=found.to(query_features.device).double() / count,
+        mAP=float(precision.nanmean()),
+        mINP=float(inverse_penalty.nanmean()),
+        num_valid_queries=count,
+        average_precision=precision,
+        mAP_trapezoid=float(trapezoid.nanmean()),
+        trapezoid_average_precision=trapezoid,
+    )
 
 
 def kmeans(

@@ -1,0 +1,175 @@
+"""Run every bench_*.py on one device and keep compact tables in bench/results/<machine>/.
+
+    python bench/measure.py [--device cuda] [--seconds 600] [expand kmeans ...]
+
+<suite>.json says where its numbers come from (machine, source_hash, torch, commit, date), whether
+the suite ran to its end within the time box ("complete"), and holds one row per benchmark: name,
+group, parameters, extra_info, rounds, and the median, 20th and 80th percentile of one call in
+seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONPATH = os.pathsep.join(
+    [str(ROOT), str(ROOT / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+
+def output_of(*command: str) -> str:
+    """What a command prints, or "unknown" where it cannot run."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def commit() -> str:
+    """The commit of the checkout, marked when its sources (results aside) were changed since."""
+    changes = output_of("git", "diff", "HEAD", "--name-only", "--", ".", ":!bench/results")
+    return output_of("git", "rev-parse", "HEAD") + ("-modified" if changes else "")
+
+
+def machine_name(device: str) -> str:
+    """The name of the GPU, or of the processor."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def results_folder(device: str) -> Path:
+    """bench/results/<machine>, the name in lower case with dashes."""
+    slug = re.sub(r"[^a-z0-9]+", "-", machine_name(device).lower()).strip("-")
+    folder = ROOT / "bench" / "results" / slug
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """What a number must be read with: machine, source, versions, commit and date."""
+    import torch
+
+    import oskt_ext
+
+    info = oskt_ext.build_info()
+    facts: dict[str, Any] = {
+        "machine": machine_name(device),
+        "cpu_threads": torch.get_num_threads(),
+        "version": info["version"],
+        "source_hash": info["source_hash"],
+        "compiler": info["compiler"],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    if device == "cuda":
+        driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        facts |= {
+            "driver": driver.splitlines()[0],
+            "cuda": info["cuda"],
+            "cuda_architectures": info["cuda_architectures"],
+        }
+    return facts
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def compact(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of one pytest-benchmark report, its single timings reduced to three quantiles."""
+    rows = []
+    for one in report["benchmarks"]:
+        times = one["stats"]["data"]
+        low, high = quantiles(times)
+        rows.append(
+            {
+                "name": one["name"],
+                "group": one["group"],
+                "parameters": {k: str(v) for k, v in (one["params"] or {}).items()},
+                "extra": one["extra_info"],
+                "rounds": len(times),
+                "median_s": statistics.median(times),
+                "p20_s": low,
+                "p80_s": high,
+            }
+        )
+    return rows
+
+
+def quantiles(times: list[float]) -> tuple[float, float]:
+    """The 20th and the 80th percentile."""
+    if len(times) == 1:
+        return times[0], times[0]
+    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    return fifths[0], fifths[3]
+
+
+def run_suite(path: Path, device: str, seconds: float) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether the whole suite ran well within the time, and the rows that it left."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"
+        command = [sys.executable, "-m", "pytest", str(path), "--benchmark-enable"]
+        command += ["--benchmark-columns=median,iqr,rounds", f"--benchmark-json={report}"]
+        environment = os.environ | {"PYTHONPATH": PYTHONPATH, "OSKT_BENCH_DEVICE": device}
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=environment, timeout=max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            return False, []
+        if not report.exists() or report.stat().st_size == 0:
+            return False, []
+        return done.returncode == 0, compact(json.loads(report.read_text()))
+
+
+def measure(device: str, seconds: float, suites: list[str]) -> list[str]:
+    """Run the suites (all if none is named) within the time box; the names of those that failed."""
+    folder = results_folder(device)
+    facts = provenance(device)
+    deadline = time.monotonic() + seconds
+    failed = []
+    for path in sorted((ROOT / "bench").glob("bench_*.py")):
+        suite = path.stem.removeprefix("bench_")
+        if suites and suite not in suites:
+            continue
+        print(f"bench: {suite} on {facts['machine']}", flush=True)
+        complete, rows = run_suite(path, device, deadline - time.monotonic())
+        if not complete:
+            failed.append(suite)
+        if rows:
+            write_json(folder / f"{suite}.json", facts | {"complete": complete, "rows": rows})
+    print(f"bench: results in {folder.relative_to(ROOT)}, not complete: {failed or 'none'}")
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suites", nargs="*", help="bench_<suite>.py; all if none is named")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--seconds", type=float, default=1800, help="time box of the whole run")
+    options = parser.parse_args()
+    return int(measure(options.device, options.seconds, options.suites) != [])
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "python")]
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The weights of the published ResNet-50: the shapes that the benchmarks share."""
+
+from __future__ import annotations
+
+BLOCKS = (3, 4, 6, 3)
+EXPANSION = 4
+
+# in_planes and the multipliers of stages 2 to 4, by the paper's names.
+PRESETS: dict[str, tuple[int, tuple[int, int, int]]] = {
+    "res50-s1": (8, (2, 4, 8)),
+    "res50-s2": (16, (2, 3, 4)),
+    "res50-s3": (16, (2, 4, 8)),
+    "res50-s4": (32, (2, 3, 4)),
+    "res50-s5": (32, (2, 4, 8)),
+    "res50-s6": (64, (2, 3, 4)),
+}
+
+
+def resnet50_convs(
+    in_planes: int = 64, multipliers: tuple[int, int, int] = (2, 4, 8)
+) -> list[tuple[str, int, int, int]]:
+    """Every convolution as (name, out channels, in channels, kernel side), in forward order."""
+    convs = [("conv1", in_planes, 3, 7)]
+    width = in_planes
+    for stage, (blocks, multiplier) in enumerate(zip(BLOCKS, (1, *multipliers)), start=1):
+        planes = in_planes * multiplier
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            convs += [
+                (f"{name}.conv1", planes, width, 1),
+                (f"{name}.conv2", planes, planes, 3),
+                (f"{name}.conv3", planes * EXPANSION, planes, 1),
+            ]
+            if block == 0:
+                convs.append((f"{name}.downsample.0", planes * EXPANSION, width, 1))
+            width = planes * EXPANSION
+    return convs
+
+
+def resnet50_groups() -> list[list[str]]:
+    """The convolutions whose output channels share one partition, in forward order.
+
+    The stem, and conv1 and conv2 of every block, stand alone; the residual stream of a stage ties
+    its downsample and every conv3.
+    """
+    groups = [["conv1"]]
+    for stage, blocks in enumerate(BLOCKS, start=1):
+        names = [f"layer{stage}.{block}" for block in range(blocks)]
+        groups += [[f"{name}.{conv}"] for name in names for conv in ("conv1", "conv2")]
+        groups.append([f"layer{stage}.0.downsample.0", *(f"{name}.conv3" for name in names)])
+    return groups

@@ -1,0 +1,294 @@
+"""Refining loss: how far the teacher's rows lie from the rows of the chain that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oskt_ext import _C  # noqa: F401  (registers torch.ops.oskt_ext)
+from oskt_ext._arrays import as_tensor, restorer
+
+_MAGIC = 0x6F736B7472656601  # csrc/refine/refining_loss.h, layout 1
+_TASK_ELEMENTS = 8192
+_HEADER_WORDS, _ITEM_WORDS, _TASK_WORDS = 5, 6, 5
+
+
+@dataclass(frozen=True, eq=False)
+class RefiningItem:
+    """One teacher tensor and the chain rows that it is drawn to.
+
+    Args:
+        labels: integers [N], 0 <= label < clusters: the chain row of every teacher row.
+        clusters: number of chain rows M; a cluster may be empty (its gradient is 0).
+        row_length: D, elements of a row; 1 for a per-channel vector.
+        offset: position in the flat chain of this item's (M, D) rows.
+        weight: factor of this item in the loss.
+    """
+
+    labels: Any
+    clusters: int
+    row_length: int
+    offset: int
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        labels = self.labels.cpu() if isinstance(self.labels, Tensor) else self.labels
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                "RefiningItem: labels must be a one-dimensional array of integers, got "
+                f"{labels.ndim} dimensions of {labels.dtype}. Pass the labels of a clustering."
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < self.clusters:
+            raise ValueError(
+                f"RefiningItem: labels must be in [0, {self.clusters}), got values from "
+                f"{labels.min()} to {labels.max()}. Pass the labels and clusters of one clustering."
+            )
+        for name, least in (("clusters", 0), ("row_length", 1), ("offset", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"RefiningItem: {name} must be at least {least}, got {getattr(self, name)}. "
+                    "Describe the item's (M, D) rows in the flat chain."
+                )
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+
+    @property
+    def end(self) -> int:
+        """One past the last chain element of the item."""
+        return self.offset + self.clusters * self.row_length
+
+
+@dataclass(frozen=True, eq=False)
+class RefiningPlan:
+    """Which chain row every teacher row is drawn to; built once, on the host.
+
+    Args:
+        items: one per teacher tensor; their stretches of the chain must not overlap.
+
+    Raises:
+        ValueError: two items share chain elements.
+    """
+
+    items: tuple[RefiningItem, ...]
+    chain_numel: int = field(init=False)
+    table: Tensor = field(init=False)
+    weight: Tensor = field(init=False)
+
+    def __init__(self, items: Sequence[RefiningItem]) -> None:
+        by_offset = sorted((i for i in items if i.clusters), key=lambda item: item.offset)
+        for before, after in zip(by_offset, by_offset[1:]):
+            if after.offset < before.end:
+                raise ValueError(
+                    "RefiningPlan: items must not overlap in the chain, got one that ends at "
+                    f"{before.end} and one that starts at {after.offset}. Give every item rows of "
+                    "its own."
+                )
+        values = {
+            "items": tuple(items),
+            "chain_numel": max((item.end for item in items), default=0),
+            "weight": torch.tensor([float(item.weight) for item in items], dtype=torch.float64),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "table", torch.from_numpy(_pack(self.items, self.chain_numel)))
+
+    def to(self, device: torch.device | str) -> RefiningPlan:
+        """The same plan with its tables on `device`."""
+        moved = object.__new__(RefiningPlan)
+        for name, value in vars(self).items():
+            object.__setattr__(moved, name, value.to(device) if isinstance(value, Tensor) else value)
+        return moved
+
+
+def _pack(items: Sequence[RefiningItem], chain_numel: int) -> NDArray[np.int64]:
+    """The table of csrc/refine/refining_loss.h."""
+    tasks: list[tuple[int, ...]] = []
+    first_tasks, starts = [], []
+    for number, item in enumerate(items):
+        first_tasks.append(len(tasks))
+        sizes = np.bincount(item.labels, minlength=item.clusters)
+        starts.append(np.concatenate([[0], np.cumsum(sizes)]))
+        tasks += _tasks(number, sizes, item.row_length)
+    lists_at = _HEADER_WORDS + _ITEM_WORDS * len(items) + _TASK_WORDS * len(tasks)
+    lists: list[NDArray[np.int64]] = []
+    records: list[int] = []
+    for item, first_task, start in zip(items, first_tasks, starts):
+        rows, members_at = len(item.labels), lists_at + len(start)
+        records += [rows, item.row_length, item.offset, lists_at, members_at, first_task]
+        lists += [start, np.argsort(item.labels, kind="stable")]
+        lists_at = members_at + rows
+    header = [_MAGIC, lists_at, chain_numel, len(items), len(tasks)]
+    flat_tasks = np.array(tasks, dtype=np.int64).ravel()
+    return np.concatenate([header, records, flat_tasks, *lists]).astype(np.int64)
+
+
+def _tasks(number: int, sizes: NDArray[np.int64], row_length: int) -> list[tuple[int, ...]]:
+    """Runs of clusters, or stretches of the columns of one, of about _TASK_ELEMENTS elements."""
+    tasks: list[tuple[int, ...]] = []
+    begin, elements = 0, 0
+    for cluster, size in enumerate(sizes.tolist()):
+        own = (size + 1) * row_length
+        parts = min(row_length, own // _TASK_ELEMENTS)
+        if elements and (elements + own > _TASK_ELEMENTS or parts > 1):
+            tasks.append((number, begin, cluster, 0, row_length))
+            begin, elements = cluster, 0
+        if parts > 1:
+            cuts = [row_length * part // parts for part in range(parts + 1)]
+            tasks += [(number, cluster, cluster + 1, a, b) for a, b in zip(cuts, cuts[1:])]
+            begin = cluster + 1
+        else:
+            elements += own
+    if begin < len(sizes):
+        tasks.append((number, begin, len(sizes), 0, row_length))
+    return tasks
+
+
+def refining_loss(
+    teacher: Sequence[Any], chain: Any, plan: RefiningPlan, *, scale: float = 1.0
+) -> Any:
+    """Measure how far teacher rows lie from their chain rows, with both gradients in one pass.
+
+    loss = scale * sum over items l of weight_l * sum over rows n of |T_l[n] - C_l[label(n)]|^2.
+
+    Args:
+        teacher: one array per item of the plan, (N, D) or (N, ...) with D elements per row;
+            float64, float32, float16 or bfloat16, any device; a strided tensor is copied.
+        chain: [at least plan.chain_numel], flat, dtype and device of the teacher. Elements outside
+            the items (vectors behind the weights) take no part; their gradient is 0.
+        plan: the RefiningPlan, on the device of `chain` (`plan.to(device)`).
+        scale: factor of the whole loss: 1 for the published plain sum.
+
+    Returns:
+        A scalar, float64 for a float64 chain and else float32, of the kind of array of `chain`.
+        Differentiable once, in `teacher` and `chain`.
+
+    Raises:
+        TypeError: `teacher` or `chain` is no floating-point array, or their dtypes differ.
+        ValueError: wrong number, shape or device.
+        RuntimeError: backward with create_graph=True; the loss is differentiable once.
+
+    Notes:
+        Bitwise repeatable: partial sums in float64 in a fixed order, no atomics. Memory: the
+        gradients that someone needs, computed in the forward pass, as large as their tensors. No
+        host synchronisation. Inf and NaN are not looked for: they propagate.
+
+    Source:
+        OSKT, arXiv 2511.06016, the refining term of progressive refinement, as the published code
+        computes it: a plain sum, and gradients to the teacher and the chain. The paper also divides
+        by layers and clusters: that is `scale` and `weight`.
+
+    Example:
+        >>> import torch
+        >>> plan = RefiningPlan([RefiningItem([0, 1, 0], clusters=2, row_length=2, offset=0)])
+        >>> teacher = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+        >>> refining_loss([teacher], torch.tensor([3.0, 4.0, 3.0, 4.0]), plan).item()
+        16.0
+    """
+    flat = as_tensor("refining_loss", "chain", chain)
+    tensors = [as_tensor("refining_loss", f"teacher[{i}]", t) for i, t in enumerate(teacher)]
+    _check(tensors, flat, plan)
+    recording = torch.is_grad_enabled()
+    loss, _, _ = torch.ops.oskt_ext.refining_loss.default(
+        [tensor.contiguous() for tensor in tensors],
+        flat.contiguous(),
+        plan.table,
+        plan.weight,
+        float(scale),
+        recording and any(tensor.requires_grad for tensor in tensors),
+        recording and flat.requires_grad,
+    )
+    return restorer(chain)(loss)
+
+
+def _check(teacher: list[Tensor], chain: Tensor, plan: RefiningPlan) -> None:
+    """The public demands of refining_loss, first failure wins."""
+    if not chain.is_floating_point():
+        raise TypeError(
+            f"refining_loss: chain must be floating point, got {chain.dtype}. "
+            "Convert it with .float()."
+        )
+    if chain.dim() != 1 or chain.numel() < plan.chain_numel:
+        raise ValueError(
+            f"refining_loss: chain must be flat with at least {plan.chain_numel} elements, "
+            f"got shape {tuple(chain.shape)}. Pass the buffer that the plan was built for."
+        )
+    if chain.device != plan.table.device:
+        raise ValueError(
+            f"refining_loss: plan must be on {chain.device}, got {plan.table.device}. "
+            f"Call plan.to('{chain.device}') once and keep the result."
+        )
+    if len(teacher) != len(plan.items):
+        raise ValueError(
+            f"refining_loss: teacher must have {len(plan.items)} tensors, one per item, "
+            f"got {len(teacher)}. Pass them in the order of the plan's items."
+        )
+    for i, (tensor, item) in enumerate(zip(teacher, plan.items)):
+        rows = len(item.labels)
+        if tensor.dim() < 1 or tensor.shape[0] != rows or tensor.numel() != rows * item.row_length:
+            raise ValueError(
+                f"refining_loss: teacher[{i}] must be of shape ({rows}, ...) with "
+                f"{item.row_length} elements per row, got {tuple(tensor.shape)}. "
+                "Pass them in the order of the plan's items."
+            )
+        if tensor.dtype != chain.dtype:
+            raise TypeError(
+                f"refining_loss: teacher[{i}] must be {chain.dtype} like chain, "
+                f"got {tensor.dtype}. Convert one of them."
+            )
+        if tensor.device != chain.device:
+            raise ValueError(
+                f"refining_loss: teacher[{i}] must be on {chain.device} like chain, "
+                f"got {tensor.device}. Move one of them."
+            )
+
+
+@torch.library.register_fake("oskt_ext::refining_loss")
+def _(
+    teacher: list[Tensor],
+    chain: Tensor,
+    table: Tensor,
+    weight: Tensor,
+    scale: float,
+    teacher_needs_gradient: bool,
+    chain_needs_gradient: bool,
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    return (
+        chain.new_empty((), dtype=torch.promote_types(chain.dtype, torch.float32)),
+        [torch.empty_like(tensor) for tensor in teacher] if teacher_needs_gradient else [],
+        chain.new_empty(chain.numel() if chain_needs_gradient else 0),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    _, teacher_gradient, chain_gradient = output
+    ctx.mark_non_differentiable(*teacher_gradient, chain_gradient)
+    ctx.save_for_backward(chain_gradient, *teacher_gradient)
+    ctx.num_teacher, (ctx.teacher_needed, ctx.chain_needed) = len(inputs[0]), inputs[-2:]
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "refining_loss: backward must be called without create_graph, got create_graph=True. "
+            "The loss is differentiable once; use oskt_ext.reference.refining_loss for more."
+        )
+    chain_gradient, *teacher_gradient = ctx.saved_tensors
+
+    def scaled(gradient: Tensor) -> Tensor:
+        # The product is rounded once: a float32 grad_loss must not be cut to half first.
+        return (gradient * grad_loss.to(gradient.device)).to(gradient.dtype)
+
+    return (
+        [scaled(g) for g in teacher_gradient] if ctx.teacher_needed else [None] * ctx.num_teacher,
+        scaled(chain_gradient) if ctx.chain_needed else None,
+        *[None] * 5,
+    )
+
+
+torch.library.register_autograd("oskt_ext::refining_loss", _backward, setup_context=_setup_context)

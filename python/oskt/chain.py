@@ -1,0 +1,381 @@
+"""The weight chain: a teacher's knowledge in one flat buffer, and students of any width from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import oskt_ext
+import torch
+from torch import Tensor, nn
+
+from oskt import chain_file, expansion, models, students, verification, widths
+from oskt.clustering import cluster_channels
+from oskt.coupling import Coupling, TensorLayout, trace_coupling
+from oskt.tracing import on_meta
+from oskt.widths import Clustering
+
+WEIGHTS, VECTORS, STATISTICS = ("weight",), ("vector",), ("statistic",)
+
+
+class WeightChain:
+    """The M cluster rows of every weight over all N teacher columns, and the teacher's vectors.
+
+    Make one with `from_teacher`, `load` or `oskt.interop.load_published_chain`; read students from
+    it with `student` (a module) or `expand` (its tensors).
+
+    Attributes:
+        coupling: the channel groups of the teacher.
+        clusterings: free group -> Clustering (labels N -> M).
+        weights: flat, the chain rows of every weight, in state-dict order.
+        vectors: flat, all N teacher entries of every norm parameter and bias.
+        statistics: flat, the S-Student's running statistics (M entries each).
+        plain: tensors that no group touches, as they are.
+        absent: weights that only training needs (a classifier) and that the file left out.
+        template: the teacher's structure without its parameters; None if it is not known.
+        meta: kind, spec of the model, parent hash and how the chain was made.
+
+    Source: OSKT, arXiv 2511.06016, section 3. Differences: running statistics travel; attention is
+    not handled here yet; the classifier is a weight of the chain like any other.
+    """
+
+    def __init__(
+        self,
+        coupling: Coupling,
+        clusterings: Mapping[str, Clustering],
+        weights: Tensor,
+        vectors: Tensor,
+        statistics: Tensor,
+        plain: Mapping[str, Tensor],
+        *,
+        absent: Sequence[str] = (),
+        template: nn.Module | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.coupling = coupling
+        self.clusterings = dict(clusterings)
+        self.weights, self.vectors, self.statistics = weights, vectors, statistics
+        self.plain = dict(plain)
+        self.absent = tuple(absent)
+        self.template = template
+        self.meta = dict(meta or {})
+
+    # -- making ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_teacher(
+        module: nn.Module,
+        example_inputs: Tensor | Sequence[Tensor],
+        kind: str = "oskt",
+        width: float | None = None,
+        *,
+        widths: Mapping[str, int] | None = None,
+        rows: str = "folded",
+        method: str = "kmeans",
+        seed: int = 0,
+        check: bool = True,
+        parent: str = "",
+    ) -> WeightChain:
+        """Cluster a teacher's channels and average the rows of every cluster.
+
+        Args:
+            module: the teacher; any module that traces (see trace_coupling). Left untouched.
+            example_inputs: the forward's arguments, e.g. torch.zeros(2, 3, 256, 128).
+            kind: "oskt", the published chain.
+            width: M/N of every free group, in (0, 1]; default 1/8.
+            widths: group -> M, in place of or on top of `width`.
+            rows, method, seed: what is clustered and how (see cluster_channels).
+            check: check every group numerically (about two forwards in float64); groups that fail
+                are frozen, with the reason in chain.coupling.groups.
+            parent: hash of the teacher's file, kept in the header.
+
+        Returns:
+            The chain, its tensors on the teacher's device and in its dtype.
+
+        Raises:
+            ValueError: width or widths out of range, NaN in the teacher, unknown kind.
+
+        Example:
+            >>> import torch
+            >>> from oskt.models.resnet import ResNet
+            >>> teacher = ResNet(18, in_planes=8)
+            >>> chain = WeightChain.from_teacher(teacher, torch.zeros(2, 3, 64, 32), width=1 / 4)
+            >>> chain.student(width=1 / 2).eval()(torch.zeros(2, 3, 64, 32)).shape
+            torch.Size([2, 32])
+        """
+        if kind != "oskt":
+            raise ValueError(
+                f"WeightChain.from_teacher: kind must be 'oskt', got {kind!r}. "
+                "Other kinds of chain are not built yet."
+            )
+        width = 1 / 8 if width is None else width
+        if not 0 < width <= 1:
+            raise ValueError(
+                f"WeightChain.from_teacher: width must be in (0, 1], got {width}. "
+                "Give the chain's share of the teacher's channels, e.g. 1/8."
+            )
+        inputs = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
+        coupling = trace_coupling(module, inputs)
+        if check:
+            coupling = verification.checked(module, inputs, coupling, WeightChain.of_clusterings)
+        clusters = _clusters(coupling, width, widths or {})
+        tensors = module.state_dict()
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ValueError(
+                    f"WeightChain.from_teacher: teacher must be finite, got NaN or Inf in {name}. "
+                    "Use a checkpoint from before the training diverged."
+                )
+        clusterings, inertia = cluster_channels(
+            coupling, tensors, clusters, rows=rows, method=method, seed=seed
+        )
+        meta = {
+            "kind": kind,
+            "spec": getattr(module, "spec", None),
+            "parent": parent,
+            "clustering": {"rows": rows, "method": method, "seed": seed, "inertia": inertia},
+        }
+        return WeightChain.of_clusterings(module, coupling, clusterings, meta)
+
+    @staticmethod
+    def of_clusterings(
+        module: nn.Module,
+        coupling: Coupling,
+        clusterings: Mapping[str, Clustering],
+        meta: Mapping[str, Any],
+    ) -> WeightChain:
+        """The chain of given clusterings: a row is the mean of its members' raw rows."""
+        tensors = module.state_dict()
+
+        def section(roles: Sequence[str]) -> Tensor:
+            layouts = expansion.layouts_of(coupling, roles)
+            if not layouts:
+                return torch.empty(0)
+            flat = torch.cat([tensors[layout.name].detach().flatten() for layout in layouts])
+            plan = expansion.chain_plan(coupling, clusterings, layouts)
+            return oskt_ext.expand(flat, plan.to(flat.device))
+
+        plain = {
+            layout.name: tensors[layout.name].detach().clone()
+            for layout in expansion.layouts_of(coupling, ("plain",))
+        }
+        template = on_meta(module, buffers=False)
+        sections = map(section, (WEIGHTS, VECTORS, STATISTICS))
+        return WeightChain(coupling, clusterings, *sections, plain, template=template, meta=meta)
+
+    # -- sizes ----------------------------------------------------------------------------------
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Free group -> N, the teacher's width."""
+        return {name: group.size for name, group in self.coupling.free.items()}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Free group -> M, the chain's width: that of the S-Student."""
+        return {name: clustering.size for name, clustering in self.clusterings.items()}
+
+    def resolve(
+        self,
+        width: float | None = None,
+        widths_: Mapping[str, int] | None = None,
+        preset: str | None = None,
+    ) -> dict[str, int]:
+        """The width of every free group from a share, a mapping or a preset of the paper.
+
+        Groups that a mapping does not name stay at chain width. A share below the chain's gives
+        the chain's width.
+        """
+        given = sum(x is not None for x in (width, widths_, preset))
+        if given != 1:
+            raise ValueError(
+                f"WeightChain: one of width, widths and preset must be given, got {given} of them. "
+                "Example: chain.student(width=0.5)."
+            )
+        lowest = self.widths
+        if preset is not None:
+            widths_ = self._preset(preset)
+        if widths_ is not None:
+            return {**lowest, **widths.resolve(self.coupling, widths_, lowest)}
+        assert width is not None
+        if not 0 < width <= 1:
+            raise ValueError(
+                f"WeightChain: width must be in (0, 1], got {width}. Give a share of the teacher's "
+                "channels, or widths= for channel counts."
+            )
+        return {
+            name: widths.round_width(group, width, lowest[name])
+            for name, group in self.coupling.free.items()
+        }
+
+    def _preset(self, preset: str) -> dict[str, int]:
+        presets = models.resnet.PRESETS
+        spec = self.meta.get("spec") or {}
+        if preset not in presets or spec.get("family") != "resnet":
+            raise ValueError(
+                f"WeightChain: preset must be one of {', '.join(presets)} on a residual network's "
+                f"chain, got {preset!r}. Use width= or widths= for other chains."
+            )
+        return models.resnet.widths(*presets[preset], layers=spec["layers"])
+
+    def source_shape(self, layout: TensorLayout) -> tuple[int, ...]:
+        """Shape of a weight in the chain: M rows over all N teacher columns."""
+        rows = self.coupling.axis_size(layout.rows, self.widths)
+        return (rows, *layout.shape[1:])
+
+    def costs(self, widths_: Mapping[str, int]) -> tuple[int, int]:
+        """(parameters, MACs per image) of the student's backbone, without its head."""
+        head = tuple(f"{name}." for name in getattr(self.template, "head", ()))
+        return (
+            widths.parameters(self.coupling, widths_, head),
+            widths.macs(self.coupling, widths_),
+        )
+
+    # -- students -------------------------------------------------------------------------------
+
+    def expand(
+        self, widths: Mapping[str, int] | None = None, *, norm: str = "interpolate"
+    ) -> dict[str, Tensor]:
+        """The tensors of a student, by state-dict name, in one operator call.
+
+        Args:
+            widths: group -> n, M <= n <= N; groups not named stay at chain width.
+            norm: "interpolate" (published): a copy's gamma, beta and biases are the mean over its
+                own block, so that width goes from the chain to the teacher; "exact": over its whole
+                cluster, so that every width computes the S-Student's function.
+
+        Returns:
+            name -> tensor; views of one flat buffer (and copies of tensors that no group touches).
+        """
+        if norm not in ("interpolate", "exact"):
+            raise ValueError(
+                f"WeightChain.expand: norm must be 'interpolate' or 'exact', got {norm!r}. "
+                "Choose one of the two."
+            )
+        sizes = self.resolve(widths_=widths or {})
+        layouts = expansion.layouts_of(
+            self.coupling, WEIGHTS + VECTORS + STATISTICS, absent=self.absent
+        )
+        plan = expansion.student_plan(self.coupling, self.clusterings, sizes, norm, layouts)
+        flat = torch.cat([self.weights, self.vectors, self.statistics])
+        student = oskt_ext.expand(flat, plan.to(flat.device))
+        shapes = {layout.name: self.coupling.shape(layout.name, sizes) for layout in layouts}
+        tensors = expansion.split(student, shapes)
+        return {**tensors, **{name: tensor.clone() for name, tensor in self.plain.items()}}
+
+    def student(
+        self,
+        *,
+        width: float | None = None,
+        widths: Mapping[str, int] | None = None,
+        preset: str | None = None,
+        norm: str = "interpolate",
+    ) -> nn.Module:
+        """A student module, ready to run: give one of width, widths and preset.
+
+        Args:
+            width: share of the teacher's channels in every group, in (0, 1].
+            widths: group -> channels; groups not named stay at chain width.
+            preset: a size of the paper, e.g. "res50-s1".
+            norm: "interpolate" or "exact" (see expand).
+
+        Returns:
+            A module of the teacher's class in evaluation mode, with `widths` as an attribute.
+        """
+        if self.template is None:
+            raise ValueError(
+                "WeightChain.student: template must be known to build a module, got a chain "
+                f"without one (spec {self.meta.get('spec')}). Pass template= to WeightChain.load."
+            )
+        sizes = self.resolve(width, widths, preset)
+        module = students.narrow(self.template, self.coupling, sizes)
+        students.fill(module, self.expand(sizes, norm=norm), self.absent)
+        module.widths = sizes
+        return module.eval()
+
+    def verify(self, example_inputs: Tensor | Sequence[Tensor], *, quiet: bool = False) -> float:
+        """Measure that `exact` students of every width compute the S-Student's function.
+
+        Prints the largest relative deviation per width (float64) and returns the largest of all.
+        """
+        worst = 0.0
+        for label, deviation in verification.deviations(self, example_inputs):
+            worst = max(worst, deviation)
+            if not quiet:
+                print(f"  {label:<28} {deviation:.2e}")
+        return worst
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def to(self, *args: Any, **kwargs: Any) -> WeightChain:
+        """The chain on another device or in another dtype (as Tensor.to)."""
+        moved = copy.copy(self)
+        for name in ("weights", "vectors", "statistics"):
+            setattr(moved, name, getattr(self, name).to(*args, **kwargs))
+        return moved
+
+    def save(
+        self, path: str | Path, *, dtype: torch.dtype | None = None, classifier: bool = False
+    ) -> None:
+        """Write the chain as safetensors with a JSON header; whole or not at all.
+
+        Args:
+            path: target file.
+            dtype: storage of weights and vectors, e.g. torch.float16; default as they are.
+            classifier: keep weights that only training needs. They are as wide as the teacher
+                (751 identities x 2048: 6 MB) and useless for other data.
+        """
+        absent = set(self.absent)
+        if not classifier:
+            absent |= chain_file.training_only(self.coupling)
+        layouts = expansion.layouts_of(self.coupling, WEIGHTS, self.absent)
+        rows = expansion.split(self.weights, {t.name: self.source_shape(t) for t in layouts})
+        kept = [part.flatten() for name, part in rows.items() if name not in absent]
+        chain_file.write(
+            path,
+            {
+                "weights": torch.cat(kept).to(dtype),
+                "vectors": self.vectors.to(dtype),
+                "statistics": self.statistics,
+            },
+            self.plain,
+            self.clusterings,
+            {"coupling": self.coupling.to_json(), "absent": sorted(absent), "meta": self.meta},
+        )
+
+    @staticmethod
+    def load(path: str | Path, *, template: nn.Module | None = None) -> WeightChain:
+        """Read a chain; `template` is needed only for modules that oskt.models does not build.
+
+        Raises:
+            ValueError: truncated, edited or foreign file; template of another architecture.
+        """
+        sections, plain, clusterings, header = chain_file.read(path)
+        coupling = Coupling.from_json(header["coupling"])
+        spec = header["meta"].get("spec")
+        if template is None and spec is not None:
+            with torch.device("meta"):
+                template = models.build(spec)
+        if template is not None:
+            chain_file.check_template(path, template, coupling)
+            template = on_meta(template, buffers=False)
+        storage = sections["statistics"].dtype
+        return WeightChain(
+            coupling,
+            clusterings,
+            *(tensor.to(storage) for tensor in sections.values()),
+            plain,
+            absent=header["absent"],
+            template=template,
+            meta=header["meta"],
+        )
+
+
+def _clusters(coupling: Coupling, width: float, given: Mapping[str, int]) -> dict[str, int]:
+    named = widths.resolve(coupling, given, {})
+    return {
+        name: named.get(name, widths.round_width(group, width))
+        for name, group in coupling.free.items()
+    }

@@ -1,0 +1,316 @@
+"""The `oskt` command. Every subcommand is a few lines over the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from oskt import interop, models, students
+from oskt.chain import WeightChain
+from oskt.checkpoint import file_hash, provenance, save_model
+from oskt.data import check_data, contact_sheet, make_pedestrians, read_market
+from oskt.flags import recipe_flags
+from oskt.pipeline import ReIDData, example_images
+from oskt.pretrained import load_pretrained
+from oskt.train import Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train a person re-identification teacher once; get students of any size from its chain.",
+    epilog="Start with `oskt demo`. Each stage reads the file that the one before it wrote: "
+    "teacher -> refine -> expand -> finetune -> evaluate.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Draw a pedestrian data set, or check a folder.")
+app.add_typer(data_app, name="data")
+
+Data = Annotated[Path, typer.Option(help="data folder in the Market-1501 layout")]
+Out = Annotated[Path, typer.Option(help="folder of this run; made if absent")]
+Device = Annotated[Optional[str], typer.Option(help="cpu or cuda; default: the GPU if there is one")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on from a run that was stopped")]
+Every = Annotated[int, typer.Option(help="epochs between evaluations")]
+Corrupt = Annotated[
+    Literal["refuse", "skip"], typer.Option(help="what to do with images that do not decode")
+]
+Workers = Annotated[int, typer.Option(help="threads that decode and augment")]
+console = Console()
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo"),
+    seed: Annotated[int, typer.Option(help="of the data and of all training")] = 0,
+    device: Device = None,
+    scale: Annotated[
+        Literal["laptop", "full"], typer.Option(help="laptop: 10 minutes on 2 cores")
+    ] = "laptop",
+) -> None:
+    """The whole method on drawn pedestrians: teacher, chain, students of many sizes, report."""
+    from oskt.demo import run_demo
+
+    run_demo(out, seed=seed, device=device, scale=scale)
+
+
+@data_app.command("make")
+def data_make(
+    root: Annotated[Path, typer.Argument(help="folder to make; must not exist or be empty")],
+    train_ids: Annotated[int, typer.Option(help="identities to train on")] = 200,
+    test_ids: Annotated[int, typer.Option(help="identities to test on")] = 100,
+    images_per_id: Annotated[int, typer.Option(help="pictures of each identity")] = 12,
+    cameras: Annotated[int, typer.Option(help="cameras, >= 2")] = 6,
+    height: Annotated[int, typer.Option(help="of a picture, pixels")] = 128,
+    width: Annotated[int, typer.Option(help="of a picture, pixels")] = 64,
+    seed: Annotated[int, typer.Option(help="the data set is a function of it")] = 0,
+    workers: Annotated[Optional[int], typer.Option(help="processes; default one per core")] = None,
+    sheet: Annotated[Optional[Path], typer.Option(help="also write a contact sheet here")] = None,
+) -> None:
+    """Draw a pedestrian data set in the layout of Market-1501."""
+    make_pedestrians(
+        root, train_ids=train_ids, test_ids=test_ids, images_per_id=images_per_id,
+        cameras=cameras, height=height, width=width, seed=seed, workers=workers,
+    )  # fmt: skip
+    console.print(read_market(root).describe())
+    if sheet is not None:
+        contact_sheet(root, sheet)
+        console.print(f"contact sheet: {sheet}")
+
+
+@data_app.command("check")
+def data_check(root: Annotated[Path, typer.Argument(help="data folder")]) -> None:
+    """Read a data folder, decode every image, compare counts with the known ones."""
+    console.print(check_data(root))
+
+
+@app.command()
+@recipe_flags("paper-teacher")
+def teacher(
+    recipe: Recipe,
+    data: Data,
+    out: Out,
+    depth: Annotated[int, typer.Option(help="18, 34, 50, 101 or 152")] = 50,
+    in_planes: Annotated[int, typer.Option(help="width of the stem; 64 is standard")] = 64,
+    multipliers: Annotated[str, typer.Option(help="planes of stages 2-4 over in_planes")] = "2,4,8",
+    layers: Annotated[Optional[str], typer.Option(help="blocks per stage, e.g. 2,2,2,2")] = None,
+    pooling: Annotated[Literal["avg", "gem"], typer.Option(help="over space")] = "avg",
+    pretrained: Annotated[Optional[Path], typer.Option(help="checkpoint to start from")] = None,
+    min_coverage: Annotated[float, typer.Option(help="share of it that must match")] = 0.9,
+    evaluate_every: Every = 20,
+    resume: Resume = False,
+    corrupt: Corrupt = "refuse",
+    device: Device = None,
+    workers: Workers = 2,
+) -> None:
+    """Train a residual network on a data folder; writes OUT/teacher.safetensors."""
+    folder = ReIDData(data, recipe, corrupt=corrupt, device=device, workers=workers)
+    console.print(folder.market.describe())
+    batches = folder.training(recipe)
+    torch.manual_seed(recipe.seed)
+    model = models.ResNet(
+        depth, in_planes, _ints(multipliers), batches.num_classes,
+        layers=_ints(layers) if layers else None, pooling=pooling,
+    )  # fmt: skip
+    if pretrained is not None:
+        console.print(load_pretrained(model, pretrained, min_coverage=min_coverage))
+    path = train_teacher(
+        model, batches, recipe, out, evaluate=folder.scores, evaluate_every=evaluate_every,
+        resume=resume, device=folder.world.device,
+    )  # fmt: skip
+    console.print(f"teacher: {path}")
+
+
+@app.command()
+@recipe_flags("paper-refine")
+def refine(
+    recipe: RefineRecipe,
+    data: Data,
+    out: Out,
+    teacher: Annotated[Path, typer.Option(help="model file of `oskt teacher`")],
+    chain_width: Annotated[float, typer.Option(help="M/N of every channel group")] = 0.125,
+    rows: Annotated[
+        Literal["folded", "published"], typer.Option(help="what is clustered; see clustering.py")
+    ] = "folded",
+    method: Annotated[
+        Literal["kmeans", "ward", "random"], typer.Option(help="how it is clustered")
+    ] = "kmeans",
+    evaluate_every: Every = 20,
+    resume: Resume = False,
+    corrupt: Corrupt = "refuse",
+    device: Device = None,
+    workers: Workers = 2,
+) -> None:
+    """Cluster a teacher and train teacher and chain together; writes OUT/chain.safetensors."""
+    folder = ReIDData(data, recipe, corrupt=corrupt, device=device, workers=workers)
+    model, _ = students.load_model(teacher)
+    batches = folder.training(recipe)
+    chain = WeightChain.from_teacher(
+        model.train(), example_images(recipe), width=chain_width, rows=rows, method=method,
+        seed=recipe.seed, parent=file_hash(teacher),
+    )  # fmt: skip
+    _print_frozen(chain)
+    path = refine_chain(
+        model, chain, batches, recipe, out, parent=teacher, evaluate=folder.scores,
+        evaluate_every=evaluate_every, resume=resume, device=folder.world.device,
+    )  # fmt: skip
+    console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+def expand(
+    chain: Annotated[Path, typer.Argument(help="chain file of `oskt refine` or `oskt import`")],
+    out: Annotated[Path, typer.Option(help="model file to write")],
+    width: Annotated[Optional[float], typer.Option(help="share of the teacher's channels")] = None,
+    preset: Annotated[
+        Optional[str], typer.Option(help="size of the paper: " + ", ".join(models.resnet.PRESETS))
+    ] = None,
+    group: Annotated[
+        Optional[list[str]], typer.Option(help="NAME=CHANNELS of one channel group; repeatable")
+    ] = None,
+    norm: Annotated[
+        Literal["interpolate", "exact"], typer.Option(help="how norm vectors follow the width")
+    ] = "interpolate",
+    recalibrate: Annotated[
+        Optional[Path], typer.Option(help="data folder whose images measure norm statistics")
+    ] = None,
+    height: Annotated[int, typer.Option(help="of those images, pixels")] = 256,
+    image_width: Annotated[int, typer.Option(help="of those images, pixels")] = 128,
+    device: Device = None,
+) -> None:
+    """Write a student of any size; give --width, --preset or --group."""
+    source = WeightChain.load(chain)
+    given = dict(_assignment(item) for item in group) if group else None
+    student = source.student(width=width, preset=preset, widths=given, norm=norm)
+    if recalibrate is not None:
+        recipe = Recipe(height=height, width=image_width)
+        ReIDData(recalibrate, recipe, device=device).recalibrate(student)
+    parameters, macs = source.costs(student.widths)
+    save_model(out, student.cpu(), _student_meta(student, chain))
+    console.print(f"student: {out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
+
+
+@app.command()
+@recipe_flags("paper-student")
+def finetune(
+    recipe: Recipe,
+    data: Data,
+    out: Out,
+    student: Annotated[Path, typer.Option(help="model file of `oskt expand`")],
+    evaluate_every: Every = 10,
+    resume: Resume = False,
+    corrupt: Corrupt = "refuse",
+    device: Device = None,
+    workers: Workers = 2,
+) -> None:
+    """Train a student on a data folder; writes OUT/student.safetensors."""
+    folder = ReIDData(data, recipe, corrupt=corrupt, device=device, workers=workers)
+    model, _ = students.load_model(student)
+    batches = folder.training(recipe)
+    if model.classifier is None or model.classifier.out_features != batches.num_classes:
+        students.replace_classifier(model, batches.num_classes)
+    path = finetune_student(
+        model, batches, recipe, out, parent=student, evaluate=folder.scores,
+        evaluate_every=evaluate_every, resume=resume, device=folder.world.device,
+    )  # fmt: skip
+    console.print(f"student: {path}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model file: teacher or student")],
+    data: Data,
+    height: Annotated[Optional[int], typer.Option(help="pixels; default as trained")] = None,
+    width: Annotated[Optional[int], typer.Option(help="pixels; default as trained")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored image")] = False,
+    json_out: Annotated[Optional[Path], typer.Option("--json", help="also write scores")] = None,
+    device: Device = None,
+) -> None:
+    """Score a model on the query and gallery folders (Market-1501 protocol)."""
+    from oskt.evaluate import evaluate as score
+
+    network, meta = students.load_model(model)
+    trained = meta.get("recipe", {})
+    result = score(
+        network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        read_market(data),
+        height=height or trained.get("height", 256),
+        width=width or trained.get("width", 128),
+        flip=flip,
+        console=console,
+    )
+    if json_out is not None:
+        scores = {"mAP": result.mAP, "mINP": result.mINP, "cmc": result.cmc}
+        json_out.write_text(json.dumps({**scores, "model": str(model), **provenance()}, indent=1))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="folder of `oskt demo`")]) -> None:
+    """Draw a run's report again from its stored rows."""
+    from oskt.report import load_report, write_report
+
+    console.print(f"report: {write_report(folder, load_report(folder))}")
+
+
+@app.command("import")
+def import_published(
+    folder: Annotated[Path, typer.Argument(help="holds gene_matcher.json and its .pth file")],
+    out: Annotated[Path, typer.Option(help="chain file to write")],
+    half: Annotated[bool, typer.Option("--half", help="store in float16")] = False,
+) -> None:
+    """Turn a chain of the published OSKT code into a chain file."""
+    chain = interop.load_published_chain(folder)
+    chain.save(out, dtype=torch.float16 if half else None)
+    console.print(f"chain: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    console.print(_widths_table(chain))
+
+
+@app.command()
+def info(chain: Annotated[Path, typer.Argument(help="chain file")]) -> None:
+    """Show what a chain holds: its channel groups, widths and how it was made."""
+    console.print(_widths_table(WeightChain.load(chain)))
+
+
+def _widths_table(chain: WeightChain) -> Table:
+    table = Table("channel group", "teacher N", "chain M", "written by")
+    for name, group in chain.coupling.groups.items():
+        width = group.frozen if group.frozen else str(chain.widths[name])
+        table.add_row(name, str(group.size), width, ", ".join(group.writers))
+    return table
+
+
+def _print_frozen(chain: WeightChain) -> None:
+    for group in chain.coupling.groups.values():
+        if group.frozen:
+            console.print(f"frozen at {group.size}: {group.name} ({group.frozen})")
+
+
+def _student_meta(student: torch.nn.Module, chain: Path) -> dict[str, object]:
+    spec = getattr(student, "spec", None)
+    return {"spec": spec, "widths": student.widths, "parent": file_hash(chain)}
+
+
+def _ints(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _assignment(text: str) -> tuple[str, int]:
+    name, _, channels = text.partition("=")
+    if not channels.isdigit():
+        raise ValueError(
+            f"expand: --group must be NAME=CHANNELS, got {text!r}. Example: layer1.0.conv1=8."
+        )
+    return name, int(channels)
+
+
+def main() -> None:
+    """Run a command; an error that the user can mend is one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, FloatingPointError, TypeError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)

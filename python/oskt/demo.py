@@ -1,0 +1,338 @@
+"""`oskt demo`: the whole method on drawn pedestrians, from nothing to a report.
+
+data -> teacher -> chain -> joint refinement -> students of many sizes, scored at once ->
+some of them fine-tuned, beside the same networks from scratch -> report. Every stage leaves its
+files; run again, the demo goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from oskt import models, students
+from oskt.chain import WeightChain
+from oskt.checkpoint import file_hash, load_state, provenance
+from oskt.console import Presenter
+from oskt.data import contact_sheet, make_pedestrians
+from oskt.evaluate import Evaluation, ranking_lists, spread_queries
+from oskt.pipeline import ReIDData, example_images
+from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
+from oskt.train import RECIPES, Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a demo is: data set, network and recipes."""
+
+    data: dict[str, int]
+    network: dict[str, Any]
+    teacher: Recipe
+    refine: RefineRecipe
+    student: Recipe
+    chain_width: float
+    widths: tuple[tuple[str, float], ...]
+    trained: tuple[str, ...]
+
+
+def _refine_recipe(name: str) -> RefineRecipe:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, RefineRecipe)
+    return recipe
+
+
+_WIDTHS = (("1/4", 1 / 4), ("3/8", 3 / 8), ("1/2", 1 / 2), ("5/8", 5 / 8), ("3/4", 3 / 4),
+           ("15/16", 15 / 16))  # fmt: skip
+SCALES = {
+    "laptop": Scale(
+        data={"train_ids": 200, "test_ids": 100, "images_per_id": 12, "cameras": 6},
+        network={"depth": 50, "layers": (2, 2, 2, 2), "in_planes": 16},
+        teacher=RECIPES["demo-teacher"],
+        refine=_refine_recipe("demo-refine"),
+        student=RECIPES["demo-student"],
+        chain_width=1 / 4,
+        widths=_WIDTHS,
+        trained=("1/4", "1/2", "3/4"),
+    ),
+    # A ten-minute piece of this runs on one GPU; --out the same folder goes on.
+    "full": Scale(
+        data={"train_ids": 1000, "test_ids": 500, "images_per_id": 16, "cameras": 8,
+              "height": 256, "width": 128},
+        network={"depth": 50, "in_planes": 64},
+        teacher=replace(RECIPES["paper-teacher"], epochs=60, steps=(30, 50), lr=1e-3),
+        refine=replace(_refine_recipe("paper-refine"), epochs=60, steps=(30, 50), lr=1e-3,
+                       alpha=0.05, distill=4.0),
+        student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
+        chain_width=1 / 8,
+        widths=(("1/8", 1 / 8), *_WIDTHS),
+        trained=("1/8", "1/4", "1/2"),
+    ),
+}  # fmt: skip
+
+
+def run_demo(
+    out: str | Path, *, seed: int = 0, device: str | None = None, scale: str = "laptop"
+) -> Path:
+    """Run the demo into a folder; returns the path of its report.
+
+    Args:
+        out: folder of all stages. A folder with a finished stage goes on after it.
+        seed: of the data and of all training.
+        device: cpu or cuda; None for the GPU if there is one.
+        scale: a key of SCALES.
+
+    Raises:
+        ValueError: the folder holds a demo with other settings.
+    """
+    return _Demo(Path(out), SCALES[scale], seed, device).run()
+
+
+class _Demo:
+    def __init__(self, out: Path, scale: Scale, seed: int, device: str | None) -> None:
+        self.out, self.scale, self.seed = out, scale, seed
+        self.present = Presenter(7)
+        self.rows: list[ResultRow] = []
+        self.evaluations: dict[str, Evaluation] = {}
+        self.device = device
+
+    def run(self) -> Path:
+        scale, stage = self.scale, self.present.stage
+        with stage("Draw a pedestrian data set"):
+            self.draw_data()
+        with stage("Train the teacher"):
+            teacher = self.train("teacher", "teacher", scale.teacher, self.fresh_teacher)
+        with stage("Cluster its channels; train teacher and weight chain together"):
+            chain, refined = self.refine(teacher)
+            self.score_teachers(teacher, refined, chain)
+        with stage(f"Expand the chain to {len(scale.widths)} sizes and score each at once"):
+            for label, width in scale.widths:
+                self.at_once(chain, label, width)
+        with stage(f"Fine-tune {len(scale.trained)} of them"):
+            for label in scale.trained:
+                self.finetune(chain, label)
+        with stage("Train the same networks from scratch, for as many steps in all"):
+            for label in scale.trained:
+                self.scratch(chain, label)
+        with stage("Write the report"):
+            report = write_report(self.out, self.report_data(chain))
+        self.present.summary(
+            self.rows, {"Report": report, "Chain": self.out / "refine" / "chain.safetensors"}
+        )
+        return report
+
+    # -- stages ---------------------------------------------------------------------------------
+
+    def draw_data(self) -> None:
+        root, options = self.out / "data", {**self.scale.data, "seed": self.seed}
+        if (root / "spec.json").is_file():
+            spec = json.loads((root / "spec.json").read_text())
+            _same(self.out, "data set", {k: spec.get(k) for k in options}, options)
+        else:
+            make_pedestrians(root, **options)
+            contact_sheet(root, self.out / "contact_sheet.png")
+        self.data = ReIDData(root, self.scale.teacher, device=self.device)
+        self.present.say(self.data.market.describe())
+
+    def fresh_teacher(self) -> nn.Module:
+        torch.manual_seed(self.seed)
+        return models.ResNet(num_classes=self.data.market.train.num_ids, **self.scale.network)
+
+    def train(
+        self,
+        folder: str,
+        name: str,
+        recipe: Recipe,
+        start: Callable[[], nn.Module],
+        parent: Path | None = None,
+    ) -> nn.Module:
+        """A trained network: from its file if the stage is done, else trained (or gone on with)."""
+        recipe = replace(recipe, seed=self.seed)
+        path = self.out / folder / f"{name}.safetensors"
+        if path.is_file():
+            _same(self.out, folder, load_state(path)[1].get("recipe"), recipe.to_dict())
+            return students.load_model(path)[0]
+        stage = train_teacher if name == "teacher" else finetune_student
+        stage(
+            start(), self.data.training(recipe), recipe, path.parent, parent=parent,
+            evaluate=self.data.scores, evaluate_every=6, resume=True,
+            device=self.data.world.device,
+        )  # fmt: skip
+        return students.load_model(path)[0]
+
+    def refine(self, teacher: nn.Module) -> tuple[WeightChain, nn.Module]:
+        recipe = replace(self.scale.refine, seed=self.seed)
+        folder = self.out / "refine"
+        path = folder / "chain.safetensors"
+        if not path.is_file():
+            parent = self.out / "teacher" / "teacher.safetensors"
+            start = time.perf_counter()
+            chain = WeightChain.from_teacher(
+                teacher.cpu().train(), example_images(recipe), width=self.scale.chain_width,
+                parent=file_hash(parent),
+            )  # fmt: skip
+            self.present.say(
+                f"{len(chain.groups)} channel groups traced, checked and clustered in "
+                f"{time.perf_counter() - start:.1f} s"
+            )
+            refine_chain(
+                teacher, chain, self.data.training(recipe), recipe, folder, parent=parent,
+                evaluate=self.data.scores, evaluate_every=6, resume=True,
+                device=self.data.world.device,
+            )  # fmt: skip
+        chain = WeightChain.load(path)
+        _same(self.out, "refine", chain.meta.get("recipe"), recipe.to_dict())
+        worst = chain.verify(example_images(recipe), quiet=True)
+        self.present.say(
+            f"chain file {path.stat().st_size / 1e6:.2f} MB; exact students of every width equal "
+            f"the S-Student to {worst:.0e}"
+        )
+        return chain, students.load_model(folder / "teacher.safetensors")[0]
+
+    # -- scores ---------------------------------------------------------------------------------
+
+    def add_row(
+        self, model: nn.Module, name: str, series: str, width: str, costs: tuple[int, int],
+        *, steps: int = 0, seconds: float = 0.0,
+    ) -> None:  # fmt: skip
+        result = self.data.evaluation(model, keep_features=True)
+        self.evaluations[f"{name} {series}"] = result
+        self.rows.append(
+            ResultRow(
+                name, series, width, *costs, mAP=result.mAP, rank1=result.cmc[0], steps=steps,
+                seconds=seconds, seed=self.seed, settings={"mINP": result.mINP},
+            )  # fmt: skip
+        )
+        self.present.say(
+            f"{name:<22} {series:<10} mAP {100 * result.mAP:5.1f}   "
+            f"rank-1 {100 * result.cmc[0]:5.1f}"
+        )
+
+    def score_teachers(self, before: nn.Module, after: nn.Module, chain: WeightChain) -> None:
+        costs, first = chain.costs(chain.groups), self.steps(self.scale.teacher)
+        self.add_row(before, "teacher", "teacher", "1", costs, steps=first)
+        steps = first + self.steps(self.scale.refine)
+        self.add_row(after, "teacher, refined", "teacher", "1", costs, steps=steps)
+
+    def student(self, chain: WeightChain, label: str) -> nn.Module:
+        student = chain.student(width=dict(self.scale.widths)[label])
+        # The chain file leaves the training classifier out; a fine-tune starts a fresh one.
+        return student
+
+    def at_once(self, chain: WeightChain, label: str, width: float) -> None:
+        start = time.perf_counter()
+        student = self.student(chain, label)
+        seconds = time.perf_counter() - start
+        self.data.recalibrate(student)
+        costs = chain.costs(student.widths)
+        self.add_row(student, f"student {label}", "at_once", label, costs, seconds=seconds)
+
+    def finetune(self, chain: WeightChain, label: str) -> None:
+        parent = self.out / "refine" / "chain.safetensors"
+        folder = f"finetune-{_slug(label)}"
+        start = time.perf_counter()
+        student = self.train(
+            folder, "student", self.scale.student, lambda: self.student(chain, label), parent
+        )
+        self.add_row(
+            student, f"student {label}", "finetuned", label, chain.costs(student.widths),
+            steps=self.steps(self.scale.student), seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+    def scratch(self, chain: WeightChain, label: str) -> None:
+        """The same network from random numbers, as long as refinement and fine-tuning together."""
+        epochs = self.scale.refine.epochs + self.scale.student.epochs
+        recipe = replace(self.scale.student, epochs=epochs)
+        start = time.perf_counter()
+        model = self.train(
+            f"scratch-{_slug(label)}", "student", recipe, lambda: self.fresh_student(chain, label)
+        )
+        self.add_row(
+            model, f"student {label}", "scratch", label, chain.costs(model.widths),
+            steps=self.steps(recipe), seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+    def fresh_student(self, chain: WeightChain, label: str) -> nn.Module:
+        torch.manual_seed(self.seed)
+        student = self.student(chain, label)
+        for module in student.modules():
+            if module is not student and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        student.reset_parameters()
+        return student
+
+    def steps(self, recipe: Recipe) -> int:
+        return recipe.epochs * len(self.data.training(recipe))
+
+    # -- report ---------------------------------------------------------------------------------
+
+    def report_data(self, chain: WeightChain) -> ReportData:
+        runs = ["teacher", "refine"] + [
+            f"{kind}-{_slug(label)}" for kind in ("finetune", "scratch") for label in self.scale.trained
+        ]  # fmt: skip
+        groups = tuple(
+            Group(name, tuple(int(n) for n in np.bincount(clustering.labels)))
+            for name, clustering in chain.clusterings.items()
+        )
+        return ReportData(
+            title="One teacher, students of every size",
+            rows=tuple(self.rows),
+            curves={run: read_log(self.out / run / "log.jsonl") for run in runs},
+            groups=groups,
+            rankings=self.ranking_pictures(),
+            samples=samples(self.data.market.train),
+            facts=self.facts(),
+        )
+
+    def ranking_pictures(self) -> tuple[Any, ...]:
+        query, gallery = self.data.market.query, self.data.market.gallery
+        shown = {"teacher, refined teacher": "teacher"}
+        shown |= {f"student {label} at_once": f"student {label}" for label in self.scale.trained[:2]}
+        narrow = self.evaluations[f"student {self.scale.trained[0]} at_once"]
+        chosen = spread_queries(narrow.average_precision, 6)
+        lists = {}
+        for key, title in shown.items():
+            features = self.evaluations[key].features
+            assert features is not None
+            lists[title] = ranking_lists(*features, query, gallery, k=8, queries=chosen)
+        return rankings(lists, query, gallery)
+
+    def facts(self) -> dict[str, Any]:
+        scale = self.scale
+        return {
+            "Command": f"oskt demo --out {self.out} --seed {self.seed}",
+            "Data": "drawn pedestrians (oskt data make), not a real data set: "
+            + json.dumps({**scale.data, "seed": self.seed}),
+            "Steps": {
+                "teacher": self.steps(scale.teacher),
+                "refinement, once for all sizes": self.steps(scale.refine),
+                "fine-tuning, per size": self.steps(scale.student),
+                "from scratch, per size": self.steps(scale.refine) + self.steps(scale.student),
+            },
+            "Refinement": f"alpha {scale.refine.alpha}, distillation {scale.refine.distill} "
+            f"(ours) at temperature {scale.refine.temperature}; chain width {scale.chain_width}",
+            "Machine": f"{platform.processor() or platform.machine()}, "
+            f"{torch.get_num_threads()} threads, {self.data.world.device}",
+            "Versions": provenance()["versions"],
+            "Wall time, s": {name: round(s, 1) for name, s in self.present.seconds.items()},
+        }
+
+
+def _slug(label: str) -> str:
+    return label.replace("/", "_")
+
+
+def _same(out: Path, what: str, found: Any, wanted: Any) -> None:
+    if json.loads(json.dumps(found)) != json.loads(json.dumps(wanted)):
+        raise ValueError(
+            f"demo: out must be a new folder or hold a demo of the same settings, got another "
+            f"{what} in {out}. Choose another --out, or delete the folder."
+        )

@@ -1,0 +1,139 @@
+"""Embeddings of images: reading ahead on threads, one forward per batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from oskt.data.market import load_image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageFiles:
+    """Image files as normalised tensors (3, height, width): resized bilinearly, no augmentation.
+
+    Args:
+        paths: image files; a broken one raises CorruptImageError.
+        height, width: size of the tensors, in pixels.
+        mean, std: of R, G, B in 0..1; the defaults are ImageNet's, (0.5,) * 3 suits most ViTs.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        height: int,
+        width: int,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        self.paths = paths
+        self.size = (height, width)
+        self.mean = torch.tensor(mean).view(3, 1, 1)
+        self.std = torch.tensor(std).view(3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        tensor = torch.from_numpy(load_image(Path(self.paths[index]), self.size)).float().div_(255)
+        return tensor.sub_(self.mean).div_(self.std)
+
+
+def embed(
+    model: nn.Module,
+    images: Tensor | ImageFiles,
+    *,
+    batch_size: int = 128,
+    device: torch.device | str | None = None,
+    amp: bool = False,
+    flip: bool = False,
+    workers: int = 4,
+    progress: str | None = "embedding",
+) -> Tensor:
+    """Embed every image with the model in evaluation mode; its modes are restored afterwards.
+
+    Args:
+        model: gives (B, F) embeddings for (B, 3, H, W) images in evaluation mode.
+        images: a tensor [N, 3, H, W], or anything with a length whose items are tensors [3, H, W].
+        batch_size: images per forward, >= 1.
+        device: where to compute; None takes the device of the model's parameters.
+        amp: automatic mixed precision, float16 on CUDA and bfloat16 on the CPU.
+        flip: average the embeddings of an image and of its mirror image.
+        workers: threads that read the next images while the network works.
+        progress: label of the progress bar, None for no bar; a bar is drawn on terminals only.
+
+    Returns:
+        float32 [N, F] on `device`, in the order of `images`.
+
+    Raises:
+        ValueError: no images, or a model that does not give (B, F) embeddings.
+
+    Example:
+        >>> embed(nn.Flatten(), torch.ones(3, 3, 2, 2), device="cpu", progress=None).shape
+        torch.Size([3, 12])
+    """
+    count = len(images)
+    if count == 0:
+        raise ValueError("embed: images must hold at least 1 image, got 0. Check the data folder.")
+    if device is None:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = torch.device(device)
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    parts = []
+    # disable=None: tqdm draws on a terminal and is silent in a log file.
+    bar = tqdm(total=count, desc=progress, unit=" images", disable=None if progress else True)
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, half, enabled=amp), bar:
+            for batch in _batches(images, batch_size, workers):
+                batch = batch.to(device, non_blocking=True)
+                output = _embeddings(model, batch)
+                if flip:
+                    output = (output + _embeddings(model, batch.flip(-1))) / 2
+                parts.append(output)
+                bar.update(len(batch))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return torch.cat(parts)
+
+
+def _batches(images: Tensor | ImageFiles, batch_size: int, workers: int) -> Iterator[Tensor]:
+    """The batches in order, a few of them read ahead."""
+    if isinstance(images, Tensor):
+        yield from torch.split(images, batch_size)
+        return
+    ahead = max(workers, 1)
+
+    def read(start: int) -> Tensor:
+        return torch.stack([images[i] for i in range(len(images))[start : start + batch_size]])
+
+    waiting: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(ahead) as pool:
+        for start in range(0, len(images), batch_size):
+            waiting.append(pool.submit(read, start))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _embeddings(model: nn.Module, batch: Tensor) -> Tensor:
+    output = model(batch)
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(batch):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"embed: model must give embeddings of shape ({len(batch)}, F) in evaluation mode, "
+            f"got {got}. Return the feature after BNNeck alone when not self.training."
+        )
+    return output.float()

@@ -1,0 +1,204 @@
+"""Residual networks for re-identification, of any width, with torchvision's parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+LAYERS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+# The paper's students: name -> (in_planes, multipliers).
+PRESETS: dict[str, tuple[int, tuple[int, int, int]]] = {
+    "res50-s1": (8, (2, 4, 8)),
+    "res50-s2": (16, (2, 3, 4)),
+    "res50-s3": (16, (2, 4, 8)),
+    "res50-s4": (32, (2, 3, 4)),
+    "res50-s5": (32, (2, 4, 8)),
+    "res50-s6": (64, (2, 3, 4)),
+}
+
+
+class GeM(nn.Module):
+    """Generalised mean over space: (mean x^p)^(1/p) with a learned p, x clamped to eps."""
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1.0 / self.p)
+
+
+class _Block(nn.Module):
+    """One residual block: two 3x3 convolutions (expansion 1) or a bottleneck (expansion 4)."""
+
+    def __init__(self, inputs: int, planes: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        outputs = planes * expansion
+        if expansion == 1:
+            self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+            self.conv2 = nn.Conv2d(planes, outputs, 3, 1, 1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+            self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False) if expansion > 1 else None
+        self.bn3 = nn.BatchNorm2d(outputs) if expansion > 1 else None
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.conv3 is not None and self.bn3 is not None:
+            out = self.bn3(self.conv3(self.relu(out)))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """A residual network with a BNNeck head, the re-identification baseline of the field.
+
+    In evaluation mode the output is the embedding (B, F), the pooled feature after BNNeck; in
+    training mode it is (feature before BNNeck, logits), what the losses read.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        in_planes: channels of the stem and the first stage; 64 is the standard network.
+        multipliers: planes of stages 2 to 4 as multiples of in_planes.
+        num_classes: identities; 0 leaves the classifier out (logits are then an empty tensor).
+        layers: blocks per stage, in place of the depth's own.
+        last_stride: stride of the last stage; 1 keeps the 16x8 map that ReID uses.
+        pooling: "avg" or "gem".
+
+    Source: He et al. 2016; last stride and BNNeck from Luo et al. 2019 (Bag of Tricks). Differences
+    from torchvision: no fc layer, and `bottleneck` and `classifier` belong to the same module.
+
+    Example:
+        >>> import torch
+        >>> model = ResNet(18, in_planes=4).eval()
+        >>> model(torch.zeros(2, 3, 64, 32)).shape
+        torch.Size([2, 32])
+    """
+
+    head = ("bottleneck", "classifier")
+    untrained = ("bottleneck.bias",)
+
+    def __init__(
+        self,
+        depth: int = 50,
+        in_planes: int = 64,
+        multipliers: Sequence[int] = (2, 4, 8),
+        num_classes: int = 0,
+        *,
+        layers: Sequence[int] | None = None,
+        last_stride: int = 1,
+        pooling: str = "avg",
+    ) -> None:
+        super().__init__()
+        if depth not in LAYERS:
+            raise ValueError(
+                f"ResNet: depth must be one of {sorted(LAYERS)}, got {depth}. "
+                "Give `layers` for another number of blocks."
+            )
+        if pooling not in ("avg", "gem"):
+            raise ValueError(
+                f"ResNet: pooling must be 'avg' or 'gem', got {pooling!r}. Choose one of the two."
+            )
+        layers = tuple(layers or LAYERS[depth])
+        self.spec = {
+            "family": "resnet",
+            "depth": depth,
+            "in_planes": in_planes,
+            "multipliers": list(multipliers),
+            "num_classes": num_classes,
+            "layers": list(layers),
+            "last_stride": last_stride,
+            "pooling": pooling,
+        }
+        expansion = 4 if depth >= 50 else 1
+        self.conv1 = nn.Conv2d(3, in_planes, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inputs = in_planes
+        for stage, (blocks, multiple) in enumerate(zip(layers, (1, *multipliers)), 1):
+            planes = in_planes * multiple
+            stride = (1, 2, 2, last_stride)[stage - 1]
+            modules = []
+            for block in range(blocks):
+                modules.append(_Block(inputs, planes, stride if block == 0 else 1, expansion))
+                inputs = planes * expansion
+            self.add_module(f"layer{stage}", nn.Sequential(*modules))
+        self.pool = GeM() if pooling == "gem" else nn.AdaptiveAvgPool2d(1)
+        self.bottleneck = nn.BatchNorm1d(inputs)
+        self.classifier = nn.Linear(inputs, num_classes, bias=False) if num_classes else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation (fan out) of convolutions, N(0, 0.001) of the classifier; BNNeck's
+        bias stays 0 and is not trained, so that the cosine of embeddings is about the origin."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.bottleneck.bias.requires_grad_(False)
+        if self.classifier is not None:
+            nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        feature = self.pool(x).flatten(1)
+        embedding = self.bottleneck(feature)
+        if not self.training:
+            return embedding
+        if self.classifier is None:
+            return feature, feature.new_empty(len(feature), 0)
+        return feature, self.classifier(embedding)
+
+
+def widths(
+    in_planes: int, multipliers: Sequence[int] = (2, 4, 8), *, layers: Sequence[int] | int = 50
+) -> dict[str, int]:
+    """Channel group -> width of the residual network in_planes/multipliers, for chain.student().
+
+    Args:
+        in_planes: stem width of the student, >= 1.
+        multipliers: planes of stages 2 to 4 as multiples of in_planes.
+        layers: depth (18, 34, 50, 101, 152) or, for a bottleneck network, blocks per stage.
+
+    Returns:
+        {"conv1": in_planes, "layer1.0.conv1": ..., ...}; groups are named by their first writer,
+        so a stage's residual group is "layerS.0.conv3" (or "layerS.0.conv2" for depths 18, 34).
+
+    Example:
+        >>> sizes = widths(8, (2, 3, 4))
+        >>> sizes["conv1"], sizes["layer4.0.conv1"], sizes["layer4.0.conv3"]
+        (8, 32, 128)
+    """
+    bottleneck = not isinstance(layers, int) or layers >= 50
+    blocks = LAYERS[layers] if isinstance(layers, int) else tuple(layers)
+    sizes = {"conv1": in_planes}
+    for stage, (count, multiple) in enumerate(zip(blocks, (1, *multipliers)), 1):
+        planes = in_planes * multiple
+        for block in range(count):
+            sizes[f"layer{stage}.{block}.conv1"] = planes
+            if bottleneck:
+                sizes[f"layer{stage}.{block}.conv2"] = planes
+        if bottleneck:
+            sizes[f"layer{stage}.0.conv3"] = planes * 4
+        elif stage > 1:
+            sizes[f"layer{stage}.0.conv2"] = planes
+    return sizes

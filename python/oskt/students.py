@@ -1,0 +1,161 @@
+"""Students as modules: a module's structure at other widths, and numbers put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oskt import models
+from oskt.checkpoint import load_state
+from oskt.coupling import Coupling, trace_coupling
+from oskt.tracing import on_meta
+
+
+def narrow(template: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -> nn.Module:
+    """The template's structure with every tensor and layer attribute at the given widths.
+
+    Args:
+        template: a module that the coupling describes; its numbers are not read.
+        coupling: the channel groups of the template.
+        widths: group -> width; groups that are not named keep the template's width.
+
+    Returns:
+        A module on the meta device, in the template's training mode.
+    """
+    student = on_meta(template, buffers=False)
+    for name, layout in coupling.layouts.items():
+        if layout.role == "plain":
+            continue
+        owner, leaf = _owner(student, name)
+        old = getattr(owner, leaf)
+        new = torch.empty(coupling.shape(name, widths), dtype=old.dtype, device="meta")
+        if isinstance(old, nn.Parameter):
+            setattr(owner, leaf, nn.Parameter(new, old.requires_grad))
+        else:
+            owner.register_buffer(leaf, new, leaf not in owner._non_persistent_buffers_set)
+        if layout.role == "weight":
+            _resize_layer(owner, tuple(old.shape), tuple(new.shape), layout.groups)
+        elif hasattr(owner, "num_features"):
+            owner.num_features = new.shape[0]
+    return student
+
+
+def fill(
+    student: nn.Module, tensors: Mapping[str, Tensor], absent: Iterable[str] = ()
+) -> nn.Module:
+    """Put copies of tensors into a module on the meta device.
+
+    `absent` ones (a classifier that the chain's file left out) are drawn from N(0, 0.001).
+    """
+    device = next((t.device for t in tensors.values()), torch.device("cpu"))
+    student.load_state_dict(
+        {name: tensor.detach().clone() for name, tensor in tensors.items()},
+        strict=False,
+        assign=True,
+    )
+    for name in absent:
+        owner, leaf = _owner(student, name)
+        values = torch.empty(getattr(owner, leaf).shape, device=device).normal_(std=0.001)
+        setattr(owner, leaf, nn.Parameter(values))
+    restore_frozen(student)
+    return student
+
+
+def replace_classifier(model: nn.Module, num_classes: int) -> None:
+    """Give a re-identification model a fresh classifier, N(0, 0.001), for another set of ids."""
+    old = model.classifier
+    fresh = nn.Linear(old.in_features, num_classes, bias=False, device=old.weight.device)
+    nn.init.normal_(fresh.weight, std=0.001)
+    model.classifier = fresh
+    if isinstance(getattr(model, "spec", None), dict):
+        model.spec = {**model.spec, "num_classes": num_classes}
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
+
+
+def _resize_layer(
+    layer: nn.Module, old: tuple[int, ...], new: tuple[int, ...], groups: int
+) -> None:
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        if layer.groups > 1 and groups == 1:  # depthwise: groups follow the channels
+            layer.groups = layer.groups * new[0] // old[0]
+        layer.out_channels, layer.in_channels = new[0], new[1] * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = new
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network of a model file (teacher or student) and load its numbers.
+
+    Returns:
+        The module in evaluation mode (with `widths` if it is a student), and the file's meta.
+
+    Raises:
+        ValueError: no model file, or one of a network that oskt.models does not build.
+    """
+    state, meta = load_state(path)
+    spec = meta.get("spec")
+    if spec is None:
+        raise ValueError(
+            f"load_model: {path} must name the network that it holds, got no spec. "
+            "Load its tensors with oskt.checkpoint.load_state into a module of your own."
+        )
+    with torch.device("meta"):
+        model = models.build(spec)
+    if meta.get("widths"):
+        side = torch.zeros(2, 3, 64, 32)
+        model = narrow(model, trace_coupling(model, side), meta["widths"])
+        model.widths = meta["widths"]
+    model.load_state_dict(state, assign=True)
+    restore_frozen(model)
+    return model.eval(), meta
+
+
+def restore_frozen(model: nn.Module) -> None:
+    """BNNeck's bias is not trained; loading with assign=True must not make it so."""
+    for name in getattr(model, "untrained", ()):
+        model.get_parameter(name).requires_grad_(False)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace a network's running statistics by the plain average over unlabelled batches.
+
+    An expanded student's norms were averaged, its statistics were not measured on it; a few
+    batches repair that at the cost of their forwards.
+
+    Args:
+        model: any module with batch norms; changed in place, its mode is kept.
+        batches: images (B, 3, H, W), B >= 2, normalised as for training, without augmentation.
+
+    Returns:
+        How many batches were read; 0 leaves the statistics alone.
+
+    Source: slimmable networks (Yu & Huang 2019), post-statistics of batch norm.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    modes = {m: m.training for m in model.modules()}
+    kept = [(m.momentum, m.num_batches_tracked) for m in norms]
+    device = next(model.parameters()).device
+    count = 0
+    for images in batches:
+        if count == 0:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # None: cumulative average
+                norm.train()
+        model.training = False
+        model(images.to(device))
+        count += 1
+    for norm, (momentum, tracked) in zip(norms, kept):
+        norm.momentum, norm.num_batches_tracked = momentum, tracked
+    for module, mode in modes.items():
+        module.training = mode
+    return count

@@ -1,0 +1,20 @@
+"""Training: recipes, one loop, and the three stages teacher, refine and finetune."""
+
+from oskt.train.finetune import finetune_student
+from oskt.train.loop import fit
+from oskt.train.process import World
+from oskt.train.recipe import RECIPES, Recipe, RefineRecipe, learning_rate
+from oskt.train.refine import refine_chain
+from oskt.train.teacher import train_teacher
+
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "RefineRecipe",
+    "World",
+    "finetune_student",
+    "fit",
+    "learning_rate",
+    "refine_chain",
+    "train_teacher",
+]

@@ -1,0 +1,113 @@
+"""The process that trains: its place among others, its random numbers, its signals."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many training processes this is, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @staticmethod
+    def from_environment(device: str | torch.device | None = None) -> World:
+        """The place that torchrun gave this process; alone without it.
+
+        Args:
+            device: None takes the GPU of the local rank if there is one, else the CPU.
+
+        Example:
+            >>> World.from_environment("cpu").size
+            1
+        """
+        if device is None:
+            local = int(os.environ.get("LOCAL_RANK", 0))
+            device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        return World(rank, size, torch.device(device))
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Connect the processes (nccl on CUDA, gloo elsewhere); nothing to do when alone."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.size == 1 or dist.is_initialized():
+            yield
+            return
+        # The others wait in their next step while the first one evaluates.
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(hours=2))
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with averaged gradients, where there is more than one process."""
+        return nn.parallel.DistributedDataParallel(module) if self.size > 1 else module
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def agree(self, module: nn.Module) -> None:
+        """Give every process the buffers (running statistics) of the first one."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+
+def seed_step(seed: int, rank: int, epoch: int, step: int) -> None:
+    """Make everything random from here on a function of these four numbers.
+
+    Called before every step, so that a resumed run needs no stored generator states: dropout or a
+    random width of a step does not depend on what ran before it.
+    """
+    value = int(np.random.SeedSequence((seed, rank, epoch, step)).generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a flag that the loop reads between two steps.
+
+    The second one acts as usual: it ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # signals exist there only
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, _: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(number, self._previous[number])

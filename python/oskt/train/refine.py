@@ -1,0 +1,118 @@
+"""Stage two: train teacher and weight chain together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from oskt.checkpoint import provenance, save_model
+from oskt.losses import ReIDLoss, distillation
+from oskt.train.loop import Batches, fit
+from oskt.train.process import World
+from oskt.train.recipe import RefineRecipe
+from oskt.train.teacher import describe, output_sizes
+
+if TYPE_CHECKING:
+    from oskt.chain import WeightChain
+
+
+class JointObjective(nn.Module):
+    """The ReID loss of every network, the refining loss and distillation; an Objective of `fit`.
+
+    L = L_ReID(teacher) + alpha L_refine
+        + sum over students of (L_ReID(student) + distill KL(teacher || student)).
+
+    Args:
+        joint: oskt.JointModel, or any module with its interface: in training mode it returns the
+            (feature, logits) of the teacher and then of each student (the S-Student alone, or one
+            per width of the step), and it has `refining_loss(scale)`, `teacher`, `s_student()`.
+        recipe: alpha, its ramp, distill, temperature and the ReID loss.
+
+    Raises:
+        ValueError: several students with a center loss, whose centers have one length.
+    """
+
+    def __init__(self, joint: Any, recipe: RefineRecipe) -> None:
+        super().__init__()
+        self.joint: Any = joint
+        self.recipe = recipe
+        sizes = output_sizes(joint, recipe)
+        if len(sizes) > 2 and recipe.center_weight:
+            raise ValueError(
+                f"refine: center_weight must be 0 with {len(sizes) - 1} students, got "
+                f"{recipe.center_weight}. Features of several widths have no common centers."
+            )
+        self.losses = nn.ModuleList(ReIDLoss(recipe, classes, dim) for dim, classes in sizes)
+
+    def forward(
+        self, images: Tensor, ids: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        recipe = self.recipe
+        outputs = self.joint(images)
+        total = images.new_zeros(())
+        parts: dict[str, Tensor] = {}
+        for index, ((feature, logits), loss) in enumerate(zip(outputs, self.losses)):
+            name = "teacher" if index == 0 else "student" if index == 1 else f"student{index}"
+            one, its_parts = loss(feature, logits, ids)
+            total = total + one
+            parts.update({f"{name}/{part}": value for part, value in its_parts.items()})
+            if index and recipe.distill:
+                kl = distillation(logits, outputs[0][1], temperature=recipe.temperature)
+                total = total + recipe.distill * kl
+                parts[f"{name}/distillation"] = kl.detach()
+        if recipe.alpha:
+            refining = self.joint.refining_loss(recipe.refining_scale(progress))
+            total = total + refining
+            parts["refining"] = refining.detach()
+        return total, parts
+
+    def scored(self) -> dict[str, nn.Module]:
+        return {"teacher": self.joint.teacher, "student": self.joint.s_student()}
+
+
+def refine_chain(
+    teacher: nn.Module,
+    chain: WeightChain,
+    data: Batches,
+    recipe: RefineRecipe,
+    out: str | Path,
+    *,
+    parent: str | Path | None = None,
+    **options: Any,
+) -> Path:
+    """Train teacher and chain together; write out/chain.safetensors and out/teacher.safetensors.
+
+    Args:
+        teacher: as in `train_teacher`; trained in place.
+        chain: WeightChain.from_teacher(teacher, ...); the result is a new one.
+        data: training batches.
+        recipe: for example RECIPES["paper-refine"].
+        out: folder of this run.
+        parent: the teacher's file; its hash is stored.
+        options: those of `loop.fit`; `evaluate` sees both teacher and S-Student.
+
+    Returns:
+        Path of the chain file, written by the first process.
+
+    Raises:
+        As `train_teacher`.
+
+    Source:
+        OSKT, arXiv 2511.06016, section 3. Differences: the S-Student runs as a real narrow network
+        (the same function); it is evaluated too; distillation is ours.
+    """
+    from oskt.joint import JointModel
+
+    out = Path(out)
+    joint = JointModel(teacher, chain)
+    metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
+    path = out / "chain.safetensors"
+    if World.from_environment().rank == 0:
+        meta = describe(teacher, data, recipe, metrics, parent)
+        save_model(out / "teacher.safetensors", joint.teacher, meta)
+        refined = joint.to_chain()
+        refined.meta = {**refined.meta, **provenance(), **meta}
+        refined.save(path)
+    return path

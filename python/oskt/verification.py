@@ -1,0 +1,155 @@
+"""Numerical checks: of a coupling (on random numbers) and of a chain (on its own)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oskt.coupling import AxisRuns, Coupling
+from oskt.widths import Clustering, cut
+
+if TYPE_CHECKING:
+    from oskt.chain import WeightChain
+
+    MakeChain = Callable[
+        [nn.Module, Coupling, Mapping[str, Clustering], Mapping[str, object]], WeightChain
+    ]
+
+# float64 forwards of equal functions differ by the order of sums: about 1e-16 per layer times
+# the depth, far below this; a wrong coupling changes the output by its own size.
+TOLERANCE = 1e-8
+
+
+def checked(
+    module: nn.Module, example_inputs: Sequence[Tensor], coupling: Coupling, make_chain: MakeChain
+) -> Coupling:
+    """The coupling with every group that fails the numerical check frozen.
+
+    The check: numbers drawn at random (norm parameters too), channels clustered at random; the
+    student of full width, whose channels repeat, must equal the merged student of chain width.
+    All groups are checked at once, with two draws (a small group may be symmetric by chance); only
+    if that fails is each tried alone, with four.
+    """
+    trial = _randomised(module)
+    rng = np.random.default_rng(0)
+
+    def deviation_of(trial_coupling: Coupling, draws: int) -> float:
+        worst = 0.0
+        for _ in range(draws):
+            chain = make_chain(trial, trial_coupling, random_clusterings(trial_coupling, rng), {})
+            values = [torch.randn(x.shape, dtype=torch.float64) for x in example_inputs]
+            worst = max(worst, _relative(chain, chain.groups, values))
+        return worst
+
+    if deviation_of(coupling, 2) < TOLERANCE:
+        return coupling
+    groups = dict(coupling.groups)
+    for name in coupling.free:
+        others = {
+            g: replace(group, frozen=group.frozen or (None if g == name else "not on trial"))
+            for g, group in coupling.groups.items()
+        }
+        alone = replace(coupling, groups=others)
+        deviation = deviation_of(alone, 4)
+        if not deviation < TOLERANCE:
+            reason = f"failed the numerical check (deviation {deviation:.1e})"
+            groups[name] = replace(groups[name], frozen=reason)
+    return replace(coupling, groups=groups)
+
+
+def deviations(
+    chain: WeightChain, example_inputs: Tensor | Sequence[Tensor]
+) -> Iterator[tuple[str, float]]:
+    """(width label, relative deviation from the S-Student) of exact students, in float64."""
+    inputs = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
+    torch.manual_seed(0)
+    inputs = [torch.randn(x.shape, dtype=torch.float64) for x in inputs]
+    exact = chain.to("cpu", torch.float64)
+    rng = np.random.default_rng(0)
+    mixed = {
+        name: int(rng.integers(exact.widths[name], size + 1)) // group.blocks * group.blocks
+        for name, size in exact.groups.items()
+        for group in [exact.coupling.groups[name]]
+    }
+    trials = {
+        "a quarter of the teacher": exact.resolve(0.25),
+        "half the teacher": exact.resolve(0.5),
+        "a random width per group": {g: max(n, exact.widths[g]) for g, n in mixed.items()},
+        "the teacher's width": exact.groups,
+    }
+    for label, sizes in trials.items():
+        yield label, _relative(exact, sizes, inputs)
+
+
+def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str, Clustering]:
+    """Every free group cut at random into half as many clusters, of unequal sizes: with equal ones
+    a reversed channel order would go unseen."""
+    result = {}
+    for name, group in coupling.free.items():
+        per_block = group.size // group.blocks
+        count = max(1, per_block // 2)
+        parts = [
+            rng.permutation(np.r_[:count, rng.integers(count, size=per_block - count)])
+            + block * count
+            for block in range(group.blocks)
+        ]
+        result[name] = Clustering(np.concatenate(parts), group.blocks)
+    return result
+
+
+def _randomised(module: nn.Module) -> nn.Module:
+    """A float64 copy whose vectors tell channels apart: fresh norms would hide a wrong coupling."""
+    generator = torch.Generator().manual_seed(0)
+    trial = copy.deepcopy(module).cpu().double().eval()
+    for name, tensor in trial.state_dict().items():
+        if tensor.is_floating_point() and tensor.dim():
+            noise = torch.rand(tensor.shape, dtype=torch.float64, generator=generator)
+            positive = tensor.dim() == 1 and not name.endswith(("bias", "mean"))
+            spread = 1.0 if tensor.dim() == 1 else float(np.sqrt(3 / max(1, tensor[0].numel())))
+            tensor.copy_(noise + 0.5 if positive else (2 * noise - 1) * spread)
+    return trial
+
+
+def _run(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs of the training form (batch norms still frozen), then of the evaluation form."""
+    outputs: list[Tensor] = []
+    with torch.no_grad():
+        for training in (True, False):
+            module.eval()
+            module.training = training
+            out = module(*inputs)
+            outputs += [out] if isinstance(out, Tensor) else [t for t in out if t is not None]
+    return outputs
+
+
+def _relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> float:
+    """Largest deviation of the exact student from the S-Student whose channels it repeats."""
+    base = _run(chain.student(widths=chain.widths, norm="exact"), inputs)
+    wide = _run(chain.student(widths=sizes, norm="exact"), inputs)
+    worst = 0.0
+    for x, y, axes in zip(wide, base, chain.coupling.outputs):
+        for dim, axis in enumerate(axes):
+            if axis:
+                y = y.index_select(dim, _repeats(chain, sizes, axis))
+        if not y.numel():
+            continue
+        worst = max(worst, float((x - y).abs().max() / y.abs().max().clamp_min(1e-300)))
+    return worst
+
+
+def _repeats(chain: WeightChain, sizes: Mapping[str, int], axis: AxisRuns) -> Tensor:
+    """For every entry of a student's axis, the entry of the S-Student's that it repeats."""
+    parts, start = [], 0
+    for group, area in axis:
+        clustering = chain.clusterings.get(group)
+        count = chain.coupling.groups[group].size if clustering is None else clustering.size
+        rows = np.arange(count) if clustering is None else cut(clustering, sizes[group]).rows
+        parts.append((rows[:, None] * area + np.arange(area)).ravel() + start)
+        start += count * area
+    return torch.from_numpy(np.concatenate(parts))

@@ -1,0 +1,156 @@
+"""Widths: which copies a student makes of which chain rows, and what a student costs."""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oskt.coupling import ChannelGroup, Coupling
+
+
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """A partition of a group's N channels into M non-empty clusters.
+
+    Args:
+        labels: int64 [N], each channel's cluster, every one of 0..M-1 present.
+        blocks: clusters (and widths) come in this many equal stretches, none across a border.
+    """
+
+    labels: NDArray[np.int64]
+    blocks: int = 1
+
+    @property
+    def size(self) -> int:
+        """M."""
+        return int(self.labels.max()) + 1
+
+    def members(self) -> list[NDArray[np.int64]]:
+        """The channels of every cluster, ascending."""
+        order = np.argsort(self.labels, kind="stable")
+        return np.split(order, np.cumsum(np.bincount(self.labels))[:-1])
+
+
+def allocate(sizes: Iterable[int], n: int) -> NDArray[np.int64]:
+    """The chain row of each of n copies: every row once, then again the least copied one.
+
+    The next copy goes to the row with the lowest copies/size (ties: the lowest row), so rows for n
+    are a prefix of rows for n' > n. Published rule (OSKT code, `select_elements`), through a heap.
+
+    Args:
+        sizes: members of each of the M clusters.
+        n: copies, M <= n <= sum(sizes).
+
+    Example:
+        >>> allocate([4, 1, 3], 6).tolist()
+        [0, 1, 2, 0, 2, 0]
+    """
+    sizes = list(sizes)
+    if not len(sizes) <= n <= sum(sizes):
+        raise ValueError(
+            f"allocate: n must be from {len(sizes)} (clusters) to {sum(sizes)} (channels), got {n}."
+            " Choose a width in that range."
+        )
+    heap = [(1 / size, row, 1) for row, size in enumerate(sizes)]
+    heapq.heapify(heap)
+    rows = list(range(len(sizes)))
+    while len(rows) < n:
+        _, row, copies = heap[0]
+        rows.append(row)
+        heapq.heapreplace(heap, ((copies + 1) / sizes[row], row, copies + 1))
+    return np.array(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """A clustering cut for one width: copy i repeats chain row rows[i] and owns blocks[i]."""
+
+    rows: NDArray[np.int64]
+    blocks: list[NDArray[np.int64]]
+
+
+def cut(clustering: Clustering, n: int) -> Copies:
+    """Deal the members of each cluster to its copies, in contiguous runs of ascending members.
+
+    The first `size mod copies` runs are one longer (published rule).
+    """
+    members = clustering.members()
+    per_block = len(members) // clustering.blocks
+    rows = np.concatenate(
+        [
+            start + allocate(map(len, members[start : start + per_block]), n // clustering.blocks)
+            for start in range(0, len(members), per_block)
+        ]
+    )
+    runs = [
+        iter(np.array_split(m, c)) for m, c in zip(members, np.bincount(rows, minlength=len(members)))
+    ]
+    return Copies(rows, [next(runs[row]) for row in rows])
+
+
+def round_width(group: ChannelGroup, fraction: float, lowest: int = 1) -> int:
+    """fraction of a group's channels, in whole blocks, at least `lowest` and at most N."""
+    step = group.blocks
+    width = step * max(1, round(group.size * fraction / step))
+    return min(group.size, max(lowest, width))
+
+
+def resolve(coupling: Coupling, widths: Mapping[str, int], lowest: Mapping[str, int]) -> dict[str, int]:
+    """Check widths given by group name (or by any layer that writes the group).
+
+    Raises:
+        ValueError: unknown name, a width outside [lowest, N], not in whole blocks, or two
+            different widths for one group.
+    """
+    names = {g.name: g.name for g in coupling.groups.values()}
+    for group in coupling.groups.values():
+        for writer in group.writers:
+            names.setdefault(writer.rpartition(".")[0], group.name)
+    result: dict[str, int] = {}
+    for name, width in widths.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3)
+            raise ValueError(
+                f"widths: name must be a channel group, got {name!r}. "
+                f"{'Did you mean ' + ' or '.join(near) if near else 'See chain.groups'}."
+            )
+        group = coupling.groups[names[name]]
+        low = group.size if group.frozen else lowest.get(group.name, group.blocks)
+        if not low <= width <= group.size or width % group.blocks:
+            raise ValueError(
+                f"widths: {name} must be from {low} to {group.size}"
+                f"{f' in steps of {group.blocks}' if group.blocks > 1 else ''}, got {width}. "
+                + (f"It is frozen: {group.frozen}." if group.frozen else
+                   "Choose a width between the chain and the teacher.")
+            )  # fmt: skip
+        if result.setdefault(group.name, width) != width:
+            raise ValueError(
+                f"widths: {name} must be {result[group.name]}, as other layers of group "
+                f"{group.name} have it, got {width}. Give the group one width."
+            )
+    return result
+
+
+def parameters(
+    coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str, ...] = ()
+) -> int:
+    """Trained numbers of the student (weights and vectors), without the layers in `exclude`."""
+    return sum(
+        math.prod(coupling.shape(name, widths))
+        for name, layout in coupling.layouts.items()
+        if layout.role in ("weight", "vector") and not name.startswith(exclude or ("\0",))
+    )
+
+
+def macs(coupling: Coupling, widths: Mapping[str, int]) -> int:
+    """Multiply-accumulates of convolutions and linears per image, in evaluation mode."""
+    return sum(
+        math.prod(coupling.shape(name, widths)) * positions
+        for name, positions in coupling.positions.items()
+    )

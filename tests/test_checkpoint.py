@@ -1,0 +1,157 @@
+"""Model files: round trips, ties, and every way a file can be wrong."""
+
+import hashlib
+import json
+import os
+import resource
+
+import oskt.checkpoint
+import pytest
+import safetensors.torch
+import torch
+from oskt.checkpoint import file_hash, load_state, save_model, write_atomic
+from torch import nn
+
+
+class Everything(nn.Module):
+    """Tied weights, a strided parameter, views of one buffer, a scalar, small and empty types."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3, 4, bias=False)
+        self.head = nn.Linear(3, 4, bias=False)
+        self.head.weight = self.embed.weight
+        self.strided = nn.Parameter(torch.randn(4, 6).t())
+        flat = torch.arange(6.0)
+        self.register_buffer("first", flat[:2])
+        self.register_buffer("rest", flat[2:])
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("brain", torch.randn(3).to(torch.bfloat16))
+        self.register_buffer("empty", torch.empty(0, 5))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "deep" / "model.safetensors"
+    return save_model(path, nn.Linear(2, 3), {"spec": {"family": "linear"}, "metrics": {"mAP": 1}})
+
+
+def test_round_trip_keeps_every_bit(tmp_path):
+    module = Everything()
+    path = save_model(tmp_path / "model.safetensors", module, {"recipe": {"steps": [1, 2]}})
+    state, meta = load_state(path)
+    expected = module.state_dict()
+    assert set(state) == set(expected)
+    for name, tensor in expected.items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor)
+    assert state["head.weight"] is state["embed.weight"]
+    fresh = Everything()
+    fresh.load_state_dict(state)
+    assert meta["recipe"] == {"steps": [1, 2]}
+    assert meta["format"] == "oskt-model/1"
+    assert set(meta["versions"]) == {"oskt", "source_hash", "torch", "python"}
+    assert "commit" in meta
+
+
+def test_ties_are_stored_once(tmp_path):
+    path = save_model(tmp_path / "model.safetensors", Everything(), {})
+    assert ("head.weight" in safetensors.torch.load_file(path)) != (
+        "embed.weight" in safetensors.torch.load_file(path)
+    )
+
+
+def test_the_same_module_gives_the_same_bytes(tmp_path):
+    module = Everything()
+    hashes = {file_hash(save_model(tmp_path / f"{i}", module, {"a": 1})) for i in range(3)}
+    assert len(hashes) == 1
+
+
+def test_file_hash_is_sha256(tmp_path):
+    data = os.urandom(3 << 20)
+    (tmp_path / "x").write_bytes(data)
+    assert file_hash(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"path must be a model file, got .*absent"):
+        load_state(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_files(saved, keep):
+    saved.write_bytes(saved.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"^load_state: .* must be a whole safetensors file, got"):
+        load_state(saved)
+
+
+def test_edited_tensors(saved):
+    data = bytearray(saved.read_bytes())
+    data[-1] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(ValueError, match=r"must match its checksum \w{12}, got other content"):
+        load_state(saved)
+
+
+def test_edited_header(saved):
+    data = saved.read_bytes()
+    assert data.count(b"linear") == 1
+    saved.write_bytes(data.replace(b"linear", b"resnet"))
+    with pytest.raises(ValueError, match=r"must match its checksum"):
+        load_state(saved)
+
+
+def test_foreign_files(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"must have format 'oskt-model/1', got None.*import"):
+        load_state(path)
+    torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"must be a whole safetensors file, got"):
+        load_state(path)
+
+
+def test_meta_must_be_json(tmp_path):
+    with pytest.raises(TypeError, match=r"^save_model: meta must be JSON values, got .*Tensor"):
+        save_model(tmp_path / "x", nn.Linear(1, 1), {"metrics": torch.zeros(1)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"^\[Errno \d+\] write: .* must be writable .* another folder"
+    ):
+        write_atomic(tmp_path / "file" / "x", b"data")
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    # A limit on file sizes stops a write half-way, as a full disk does.
+    path = tmp_path / "x"
+    write_atomic(path, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"0\.2 MB free, got .*previous file is unchanged"):
+            write_atomic(path, bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(oskt.checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
+    assert oskt.checkpoint.provenance()["commit"] == ""
+
+
+def test_the_header_is_plain_json(saved):
+    data = saved.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert json.loads(header["__metadata__"]["oskt"])["spec"] == {"family": "linear"}
+
+
+def test_examples():
+    import doctest
+
+    assert doctest.testmod(oskt.checkpoint).failed == 0

@@ -1,0 +1,122 @@
+"""Channel groups by tracing: what is tied, what is frozen, and that groups are numerically right."""
+
+from __future__ import annotations
+
+import json
+
+import nets
+import numpy as np
+import pytest
+import torch
+from oskt.chain import WeightChain
+from oskt.coupling import Coupling, trace_coupling
+from oskt.models.resnet import ResNet, widths
+from oskt.verification import TOLERANCE, checked, deviations, random_clusterings
+from torch import nn
+
+IMAGE = torch.zeros(2, 3, 8, 8)
+KNOWN = [nets.Mixed, nets.Gate, nets.SplitSum, nets.Shared, nets.Scaled]
+
+
+@pytest.mark.parametrize("net", KNOWN)
+def test_known_operators_leave_groups_free_and_right(net):
+    module = net()
+    coupling = trace_coupling(module, IMAGE)
+    assert not coupling.opaque
+    assert coupling.free
+    assert checked(module, [IMAGE], coupling, WeightChain.of_clusterings) == coupling
+    chain = WeightChain.from_teacher(module, IMAGE, width=0.5)
+    assert set(chain.groups) == set(coupling.free)
+    assert max(d for _, d in deviations(chain, IMAGE)) < TOLERANCE
+
+
+def test_mixed_groups():
+    coupling = trace_coupling(nets.Mixed(), IMAGE)
+    free = coupling.free
+    assert {name: (g.size, g.blocks) for name, g in free.items()} == {
+        "stem": (8, 2),  # the grouped convolution reads it in two blocks
+        "grouped": (12, 2),
+    }
+    assert free["stem"].writers == ("stem.weight", "depthwise.weight")
+    assert free["grouped"].writers == ("grouped.weight", "side.weight")
+    assert coupling.layouts["fc.weight"].columns == (("grouped", 16), ("stem", 16))
+    assert coupling.groups["fc"].frozen == "fc.weight writes a model output"
+    assert trace_coupling(nets.Mixed(), IMAGE, free_outputs=True).groups["fc"].frozen is None
+
+
+def test_concatenation_splits_the_group_that_it_is_added_to():
+    coupling = trace_coupling(nets.SplitSum(), IMAGE)
+    assert [g.size for g in coupling.free.values()] == [4, 6]
+    assert coupling.layouts["c.weight"].rows == (("a", 1), ("b", 1))
+
+
+def test_a_layer_used_twice_ties_its_two_sides():
+    coupling = trace_coupling(nets.Shared(), IMAGE)
+    assert list(coupling.free) == ["stem"]
+    assert coupling.layouts["twice.weight"].rows == coupling.layouts["twice.weight"].columns
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [(nets.Flipped, "aten.flip is not known"), (nets.SoftmaxOverChannels, "aten._softmax")],
+)
+def test_unknown_operators_freeze_and_are_named(net, reason):
+    module = net()
+    coupling = trace_coupling(module, IMAGE)
+    assert reason in str(coupling.groups["a"].frozen)
+    assert any(reason.split()[0] in op for op in coupling.opaque)
+    chain = WeightChain.from_teacher(module, IMAGE, width=0.5)
+    assert "a" not in chain.groups
+    assert max(d for _, d in deviations(chain, IMAGE)) < TOLERANCE
+
+
+def test_a_wrong_group_fails_the_numerical_check_and_is_frozen(monkeypatch):
+    from oskt import tracing
+
+    # Take flip for an operator that keeps channels in place, as a careless rule would.
+    monkeypatch.setitem(tracing._RULES, tracing.aten.flip, tracing._Pass.same_axes)
+    module = nets.Flipped()
+    wrong = trace_coupling(module, IMAGE)
+    assert set(wrong.free) == {"a", "b"}
+    mended = checked(module, [IMAGE], wrong, WeightChain.of_clusterings)
+    assert set(mended.free) == {"b"}
+    assert "failed the numerical check" in str(mended.groups["a"].frozen)
+
+
+def test_value_dependent_branches_are_refused():
+    class Branch(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else x
+
+    with pytest.raises(ValueError, match=r"coupling: module must run on meta tensors, got .*\. Rem"):
+        trace_coupling(Branch(3, 3, 1), IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("depth", "groups"), [(18, 12), (34, 20), (50, 37), (101, 71), (152, 105)]
+)
+def test_residual_families(depth, groups):
+    coupling = trace_coupling(ResNet(depth, in_planes=4, num_classes=3), torch.zeros(2, 3, 64, 32))
+    assert len(coupling.free) == groups
+    assert set(coupling.free) == set(widths(4, layers=depth))
+    assert widths(4, layers=depth) == {name: g.size for name, g in coupling.free.items()}
+
+
+@pytest.mark.parametrize("options", [{"pooling": "gem"}, {"depth": 18}, {"last_stride": 2}])
+def test_residual_variants_are_exact(options):
+    module = ResNet(**{"depth": 50, "in_planes": 4, "num_classes": 3, "layers": (1, 1, 1, 1), **options})
+    chain = WeightChain.from_teacher(module, torch.zeros(2, 3, 64, 32), width=0.5)
+    assert max(d for _, d in deviations(chain, torch.zeros(2, 3, 64, 32))) < TOLERANCE
+
+
+def test_coupling_survives_json():
+    coupling = trace_coupling(nets.Mixed(), IMAGE)
+    assert Coupling.from_json(json.loads(json.dumps(coupling.to_json()))) == coupling
+
+
+def test_random_clusterings_respect_blocks():
+    coupling = trace_coupling(nets.Mixed(), IMAGE)
+    for name, clustering in random_clusterings(coupling, np.random.default_rng(1)).items():
+        group = coupling.groups[name]
+        first, second = np.split(clustering.labels, group.blocks)
+        assert not set(first) & set(second)

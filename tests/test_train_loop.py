@@ -1,0 +1,278 @@
+"""The loop: reports, evaluation, numbers that are none, disks, signals, refusals."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+from collections import namedtuple
+
+import oskt.train.loop
+import pytest
+import torch
+from oskt.train import Recipe, fit
+from oskt.train.process import StopRequest, World, seed_step
+from oskt.train.updater import Updater
+from torch import nn
+from train_fakes import TinyData, TinyNet, objective, recipe, short_run
+
+OPTIONS = {"tensorboard": False, "device": "cpu"}
+
+
+def lines(out, kind):
+    rows = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [row for row in rows if row["kind"] == kind]
+
+
+def test_a_network_learns(tmp_path):
+    trained = objective()
+    fit(trained, TinyData(steps=10), recipe(epochs=6), tmp_path, **OPTIONS)
+    epochs = lines(tmp_path, "epoch")
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5, 6]
+    assert epochs[-1]["accuracy"] > 0.8 > 0.6 > epochs[0]["accuracy"]
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+
+
+def test_one_step_is_the_textbook_step(tmp_path, device):
+    """Adam and the centers' SGD, by hand: the first Adam step moves every weight by the rate."""
+    trained = objective(weight_decay=0.0, optimizer="sgd", momentum=0.0, warmup_epochs=0)
+    plain = {name: p.detach().clone() for name, p in trained.named_parameters()}
+    images, ids, _ = next(TinyData().batches(1))
+    seed_step(0, 0, 1, 1)
+    trained.to(device).train()
+    loss, _ = trained(images.to(device), ids, 0.0)
+    grads = dict(
+        zip(plain, torch.autograd.grad(loss, list(trained.parameters()), allow_unused=True))
+    )
+    trained = objective(weight_decay=0.0, optimizer="sgd", momentum=0.0, warmup_epochs=0)
+    fit(
+        trained, TinyData(), trained.loss.recipe, tmp_path, max_steps=1,
+        tensorboard=False, device=device,
+    )  # fmt: skip
+    for name, parameter in trained.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter.cpu(), plain[name])
+            continue
+        rate = 0.5 / 5e-4 if name == "loss.centers" else 1e-2
+        expected = plain[name] - rate * grads[name].cpu()
+        torch.testing.assert_close(parameter.detach().cpu(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_sees_every_network_in_evaluation_mode(tmp_path):
+    seen = []
+
+    def evaluate(model):
+        seen.append((model.training, torch.is_grad_enabled(), type(model)))
+        return {"mAP": len(seen) / 10}
+
+    trained = objective(epochs=5)
+    metrics = fit(
+        trained,
+        TinyData(),
+        recipe(epochs=5),
+        tmp_path,
+        evaluate=evaluate,
+        evaluate_every=2,
+        **OPTIONS,
+    )
+    assert seen == [(False, False, TinyNet)] * 3
+    assert metrics == {"mAP": 0.3}
+    assert [row.get("mAP") for row in lines(tmp_path, "epoch")] == [None, 0.1, None, 0.2, 0.3]
+    assert trained.training
+
+
+def test_max_steps_ends_inside_an_epoch(tmp_path):
+    trained = short_run(tmp_path, max_steps=7, evaluate=lambda model: {"mAP": 0.5})
+    (row,) = lines(tmp_path, "end")
+    assert row["mAP"] == 0.5
+    assert [r["epoch"] for r in lines(tmp_path, "epoch")] == [1, 2]
+    # a larger number goes on from there and ends where an undisturbed run ends
+    longer = short_run(tmp_path, max_steps=11, resume=True)
+    undisturbed = short_run(tmp_path / "other", max_steps=11)
+    assert_same(longer, undisturbed)
+    assert not torch.equal(longer.network.conv.weight, trained.network.conv.weight)
+
+
+def assert_same(a, b):
+    states = a.state_dict(), b.state_dict()
+    assert list(states[0]) == list(states[1])
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_plain_lines_have_the_form_of_the_field(tmp_path, capsys):
+    short_run(tmp_path, report_every=5)
+    told = capsys.readouterr().err
+    pattern = (
+        r"Epoch\[1\] Iteration\[5/5\] Loss: [\d.]+, Acc: [\d.]+, Base Lr: [\de.-]+, "
+        r"\d+ images/s, 0:00:0\d left"
+    )
+    assert re.search(pattern, told)
+
+
+def test_the_log_names_what_ran(tmp_path):
+    short_run(tmp_path)
+    (start,) = lines(tmp_path, "start")
+    assert start["recipe"] == recipe().to_dict()
+    assert start["data"] == "tiny"
+    assert start["world_size"] == 1
+    assert start["versions"]["torch"] == torch.__version__
+    step = lines(tmp_path, "step")[0]
+    assert {"epoch", "step", "lr", "loss", "id", "triplet", "center", "images_per_s"} <= set(step)
+
+
+def test_tensorboard_events(tmp_path):
+    fit(objective(), TinyData(), recipe(), tmp_path, max_steps=2, device="cpu")
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_no_numbers_stop_the_run_and_keep_the_state(tmp_path):
+    class Poisoned(TinyData):
+        def batches(self, epoch):
+            for step, (images, ids, cameras) in enumerate(super().batches(epoch)):
+                yield images * (float("nan") if (epoch, step) == (2, 3) else 1.0), ids, cameras
+
+    message = (
+        r"^fit: loss must be finite, got loss nan, .*in epoch 2, step 4; '.*state\.pt' still holds "
+        r"the last good state\. Try a lower lr \(it is 0\.01\), more warmup_epochs"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        short_run(tmp_path, Poisoned())
+    healthy = short_run(tmp_path, resume=True)  # the kept state is whole
+    assert_same(healthy, short_run(tmp_path / "other"))
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    class Infinite(nn.Module):
+        """A finite loss with a gradient that is not."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2))
+
+        def forward(self, images, ids, progress):
+            return self.weight.sqrt().sum(), {}
+
+    message = r"weights must be finite, .* in epoch 1, step 2; nothing was saved"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(Infinite(), TinyData(), recipe(), tmp_path, save_every_steps=2, **OPTIONS)
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    data = TinyData(before=lambda: pytest.fail("a batch was read"))
+    with pytest.raises(OSError, match=r"write: .* must be writable .*choose another folder"):
+        short_run(tmp_path / "file" / "out", data)
+
+
+def test_a_small_disk_is_found_at_once(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    with pytest.raises(OSError, match=r"^fit: out must have 0 MB free .*, got 0 MB in "):
+        short_run(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_said_and_training_goes_on(tmp_path, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    data = TinyData(
+        before=lambda: (
+            (tmp_path / "state.pt").exists()
+            and resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))
+        )
+    )
+    try:
+        trained = short_run(tmp_path, data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "The training state was NOT saved: write: '" in capsys.readouterr().err
+    assert_same(trained, short_run(tmp_path / "other"))
+    assert_same(trained, short_run(tmp_path, resume=True))  # the kept state is whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupts_save_and_say_how_to_go_on(tmp_path, number):
+    handler = signal.getsignal(number)
+    count = iter(range(1, 100))
+    data = TinyData(before=lambda: next(count) == 8 and os.kill(os.getpid(), number))
+    message = r"^fit: stopped in epoch 2 after step 3, state saved\. .*--resume to go on in '"
+    with pytest.raises(KeyboardInterrupt, match=message):
+        short_run(tmp_path, data)
+    assert signal.getsignal(number) is handler
+    assert_same(short_run(tmp_path, resume=True), short_run(tmp_path / "other"))
+
+
+def test_the_second_interrupt_is_not_held_back():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_data_that_ends_early_is_refused(tmp_path):
+    data = TinyData(steps=3)
+    data.steps = 3
+    type_ = type("Short", (TinyData,), {"__len__": lambda self: 5})
+    with pytest.raises(ValueError, match=r"^fit: data\.batches\(epoch\) must yield .* got 3 of 5"):
+        short_run(tmp_path, type_(steps=3))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_learns(tmp_path, precision):
+    trained = objective(precision=precision)
+    changed = recipe(precision=precision, epochs=4)
+    fit(trained, TinyData(), changed, tmp_path, **OPTIONS)
+    rows = lines(tmp_path, "epoch")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert trained.network.conv.weight.dtype == torch.float32
+
+
+def test_clipping_bounds_the_gradient():
+    trained = objective()
+    changed = recipe(optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_norm=1e-3)
+    updater = Updater(trained, changed, torch.device("cpu"))
+    before = torch.cat([p.detach().flatten() for p in updater.parameters])
+    images, ids, _ = next(TinyData().batches(1))
+    loss, _ = trained(images, ids, 0.0)
+    updater.step(loss, rate=1.0)
+    after = torch.cat([p.detach().flatten() for p in updater.parameters])
+    # The norm is divided by (norm + 1e-6); float32 sums of 100 squares add 1e-6 relative.
+    assert (after - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_biases_have_their_own_rate():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    changed = Recipe(bias_lr_factor=2.0, optimizer="sgd", momentum=0.0, weight_decay=0.0)
+    updater = Updater(network, changed, torch.device("cpu"))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    updater.step(sum(p.sum() for p in network.parameters()), rate=0.5)
+    for name, parameter in network.named_parameters():
+        moved = before[name] - parameter.detach()
+        expected = torch.full_like(moved, 1.0 if name.endswith("bias") else 0.5)
+        torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
+
+
+def test_the_place_among_processes_comes_from_torchrun(monkeypatch):
+    assert World.from_environment("cpu") == World(0, 1, torch.device("cpu"))
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert World.from_environment("cpu") == World(3, 4, torch.device("cpu"))
+
+
+def test_steps_are_seeded_apart():
+    draws = set()
+    for place in [(0, 0, 1, 1), (1, 0, 1, 1), (0, 1, 1, 1), (0, 0, 2, 1), (0, 0, 1, 2)]:
+        seed_step(*place)
+        draws.add(torch.rand(()).item())
+        seed_step(*place)
+        assert torch.rand(()).item() in draws
+    assert len(draws) == 5
+
+
+def test_examples():
+    import doctest
+
+    assert doctest.testmod(oskt.train.loop).failed == 0
+    assert doctest.testmod(oskt.train.process).failed == 0

@@ -1,0 +1,125 @@
+"""The three stages: what they train, what they write, what they say in it."""
+
+import sys
+import types
+
+import pytest
+import torch
+from oskt.checkpoint import file_hash, load_state
+from oskt.train import finetune_student, refine_chain, train_teacher
+from oskt.train.refine import JointObjective
+from oskt.train.teacher import output_sizes
+from torch import nn
+from train_fakes import TinyData, TinyJoint, TinyNet, recipe
+
+OPTIONS = {"tensorboard": False, "device": "cpu"}
+
+
+@pytest.fixture
+def joint_module(monkeypatch):
+    module = types.ModuleType("oskt.joint")
+    module.JointModel = TinyJoint
+    monkeypatch.setitem(sys.modules, "oskt.joint", module)
+
+
+def test_a_teacher_file_says_what_it_is(tmp_path):
+    (tmp_path / "start").write_bytes(b"weights")
+    teacher = TinyNet()
+    path = train_teacher(
+        teacher, TinyData(), recipe(), tmp_path / "out",
+        parent=tmp_path / "start", evaluate=lambda model: {"mAP": 0.5}, **OPTIONS,
+    )  # fmt: skip
+    state, meta = load_state(path)
+    assert path == tmp_path / "out" / "teacher.safetensors"
+    assert all(torch.equal(state[name], t) for name, t in teacher.state_dict().items())
+    assert meta["spec"] == teacher.spec
+    assert meta["parent"] == file_hash(tmp_path / "start")
+    assert meta["recipe"] == recipe().to_dict()
+    assert meta["metrics"] == {"mAP": 0.5}
+    assert meta["data"] == "tiny"
+
+
+def test_fine_tuning_is_the_same_job_from_another_start(tmp_path):
+    student = TinyNet(channels=3)
+    student.widths = {"conv": 3}
+    path = finetune_student(student, TinyData(), recipe(), tmp_path, max_steps=2, **OPTIONS)
+    assert path.name == "student.safetensors"
+    assert load_state(path)[1]["widths"] == {"conv": 3}
+
+
+def test_refinement_trains_all_and_scores_both(tmp_path, joint_module):
+    teacher = TinyNet()
+    before = {name: t.clone() for name, t in teacher.state_dict().items()}
+    seen = []
+
+    def evaluate(model):
+        seen.append(model(torch.zeros(1, 3, 8, 4)).shape)
+        return {"mAP": float(len(seen))}
+
+    changed = recipe(alpha=0.1, distill=4.0)
+    path = refine_chain(
+        teacher, None, TinyData(), changed, tmp_path, evaluate=evaluate, parent=None, **OPTIONS
+    )
+    saved = torch.load(path)
+    assert seen == [(1, 6), (1, 3)]
+    assert saved["meta"]["metrics"] == {"teacher/mAP": 1.0, "student/mAP": 2.0}
+    assert saved["meta"]["kind"] == "oskt"
+    assert saved["meta"]["recipe"]["alpha"] == 0.1
+    state, _ = load_state(tmp_path / "teacher.safetensors")
+    assert not torch.equal(state["conv.weight"], before["conv.weight"])
+    assert not torch.equal(state["bn.weight"], before["bn.weight"])
+
+
+def test_the_joint_loss_is_the_sum_of_its_parts():
+    changed = recipe(alpha=0.5, distill=4.0, alpha_ramp="linear")
+    teacher = TinyNet(dropout=0.0)
+    joint = JointObjective(TinyJoint(teacher), changed)
+    images, ids, _ = next(TinyData().batches(1))
+    total, parts = joint(images, ids, progress=0.5)
+    expected = parts["refining"] + 4.0 * parts["student/distillation"]
+    for name in ("teacher", "student"):
+        expected += parts[f"{name}/id"] + parts[f"{name}/triplet"] + 5e-4 * parts[f"{name}/center"]
+    torch.testing.assert_close(total.detach(), expected)
+    full = joint.joint.refining_loss(1.0).detach()
+    torch.testing.assert_close(parts["refining"], 0.25 * full)
+    total.backward()
+    assert teacher.conv.weight.grad is not None
+    assert joint.joint.weights.grad is not None
+
+
+def test_terms_without_weight_are_not_computed():
+    joint = TinyJoint(TinyNet())
+    joint.refining_loss = lambda scale: pytest.fail("computed")
+    images, ids, _ = next(TinyData().batches(1))
+    _, parts = JointObjective(joint, recipe(alpha=0.0))(images, ids, 0.0)
+    assert not any("refining" in name or "distillation" in name for name in parts)
+
+
+class ThreeNets(TinyJoint):
+    """A nested chain's step: the teacher and two students."""
+
+    def forward(self, images):
+        teacher, student = super().forward(images)
+        return teacher, student, student
+
+
+def test_several_students_each_have_their_loss():
+    images, ids, _ = next(TinyData().batches(1))
+    changed = recipe(alpha=0.0, distill=1.0, center_weight=0.0)
+    _, parts = JointObjective(ThreeNets(TinyNet()), changed)(images, ids, 0.0)
+    assert {"teacher/id", "student/id", "student2/id", "student2/distillation"} <= set(parts)
+    with pytest.raises(ValueError, match=r"^refine: center_weight must be 0 with 2 students"):
+        JointObjective(ThreeNets(TinyNet()), recipe())
+
+
+def test_trying_a_model_leaves_its_statistics():
+    model = TinyNet()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    assert output_sizes(model, recipe()) == [(6, 4)]
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("model", [nn.Conv2d(3, 4, 3), TinyNet(classes=0)])
+def test_models_with_other_outputs_are_refused(model):
+    with pytest.raises(TypeError, match=r"^train: model must return \(feature \(B, F\), logits"):
+        output_sizes(model, recipe())
