@@ -90,7 +90,7 @@ def retrieval_metrics(
         Bitwise repeatable for any number of threads: sums in a fixed order, ranks by counting,
         means exactly rounded.
         Memory: both feature sets once in the computing type and a chunk of scores; never Q x G,
-        and no sort of the gallery's distances. Time: Q G D, and P G per query.
+        and no sort of the gallery's distances. Time: Q G D, and up to P G per query.
         Synchronises a CUDA device twice: the finite check before, and the means after; the
         operator itself (`torch.ops.oskt_ext.retrieval_metrics`) does not.
 

@@ -226,9 +226,9 @@ def test_a_corrupt_image_stops_training_by_name(split, tmp_path, workers):
     broken = tmp_path / "0001_c1_broken.jpg"
     broken.write_bytes(b"no image")
     bad = Split("train", (*split.paths[:5], broken), split.ids[:6], split.cameras[:6])
-    with pytest.raises(CorruptImageError, match="0001_c1_broken.jpg"):
+    with pytest.raises(CorruptImageError, match=r"0001_c1_broken.jpg"):
         list(loader(bad, sampler=None, cache=False, workers=workers).batches())
-    with pytest.raises(CorruptImageError, match="0001_c1_broken.jpg"):
+    with pytest.raises(CorruptImageError, match=r"0001_c1_broken.jpg"):
         loader(bad, cache=True)
 
 

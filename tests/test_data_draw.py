@@ -92,7 +92,7 @@ def test_two_digit_cameras_are_read_back(tmp_path):
 def test_a_full_target_is_refused_and_an_empty_one_taken(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="must not exist or be an empty folder, got .*full"):
+    with pytest.raises(FileExistsError, match=r"must not exist or be an empty folder, got .*full"):
         make(tmp_path / "full")
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
     (tmp_path / "empty").mkdir()

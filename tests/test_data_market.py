@@ -68,10 +68,10 @@ def test_other_files_are_passed_over(tmp_path):
 
 
 def test_errors_say_what_was_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match="root must be a folder, got .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"root must be a folder, got .*absent"):
         read_market(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="nothing in it.*Market-1501 layout is"):
+    with pytest.raises(FileNotFoundError, match=r"nothing in it.*Market-1501 layout is"):
         read_market(tmp_path / "empty")
     (tmp_path / "half" / "bounding_box_train").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="none named query and bounding_box_test"):
@@ -86,7 +86,7 @@ def test_errors_say_what_was_found(tmp_path):
         read_market(make(tmp_path / "d", query=("0009_c1s1_a",)))
     make(tmp_path / "two" / "detected")
     make(tmp_path / "two" / "labeled")
-    with pytest.raises(ValueError, match="one data set, got 2: .*detected.*labeled"):
+    with pytest.raises(ValueError, match=r"one data set, got 2: .*detected.*labeled"):
         read_market(tmp_path / "two")
     with pytest.raises(ValueError, match="corrupt must be None, 'refuse' or 'skip', got 'ignore'"):
         read_market(tmp_path / "a", corrupt="ignore")
@@ -105,13 +105,13 @@ def test_corrupt_images_are_refused_or_skipped_by_name(tmp_path):
     root = make(tmp_path / "m")
     path = break_image(root)
     assert len(read_market(root).train) == 3
-    with pytest.raises(CorruptImageError, match="1 broken files: .*0002_c1s1_02.jpg"):
+    with pytest.raises(CorruptImageError, match=r"1 broken files: .*0002_c1s1_02.jpg"):
         read_market(root, corrupt="refuse", progress=False)
     assert path not in read_market(root, corrupt="skip", progress=False).train.paths
     assert list(check_images([path], progress=False)) == [path]
-    with pytest.raises(CorruptImageError, match="0002_c1s1_02.jpg"):
+    with pytest.raises(CorruptImageError, match=r"0002_c1s1_02.jpg"):
         load_image(path, (16, 8))
-    with pytest.raises(CorruptImageError, match="gone.jpg"):
+    with pytest.raises(CorruptImageError, match=r"gone.jpg"):
         load_image(tmp_path / "gone.jpg", (16, 8))
 
 

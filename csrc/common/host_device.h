@@ -1,21 +1,8 @@
 #pragma once
 
-#include <limits>
-
-// OSKT_HOST_DEVICE marks functions that the CPU and the CUDA kernels share.
-#define OSKT_INLINE inline __attribute__((always_inline))
+// Marks a function that the CPU and the CUDA kernels share.
 #if defined(__CUDACC__)
 #define OSKT_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define OSKT_HOST_DEVICE OSKT_INLINE
+#define OSKT_HOST_DEVICE inline
 #endif
-
-namespace oskt {
-
-// Constants rather than calls: device code may not call the functions of numeric_limits.
-template <typename T>
-inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
-template <typename T>
-inline constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
-
-}  // namespace oskt

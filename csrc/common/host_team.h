@@ -12,18 +12,18 @@ namespace oskt {
 class HostTeam {
  public:
   template <typename F>
-  OSKT_INLINE void once(const F& f) {
+  void once(const F& f) {
     f();
   }
 
   template <typename F>
-  OSKT_INLINE void for_each(int64_t n, const F& f) {
+  void for_each(int64_t n, const F& f) {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) f(i);
   }
 
   template <typename F>
-  OSKT_INLINE double sum(int64_t n, const F& f) {
+  double sum(int64_t n, const F& f) {
     double lane[kLanesOfSum] = {};
     int64_t i = 0;
     for (; i + kLanesOfSum <= n; i += kLanesOfSum) {
@@ -37,7 +37,7 @@ class HostTeam {
   }
 
   template <typename F>
-  OSKT_INLINE void lane_sums(int64_t n, const F& f, double* lanes_out) {
+  void lane_sums(int64_t n, const F& f, double* lanes_out) {
     std::fill(lanes_out, lanes_out + kTeamLanes, 0.0);
     for (int64_t first = 0; first < n; first += kTeamLanes) {
       const int64_t count = std::min<int64_t>(kTeamLanes, n - first);
@@ -46,12 +46,12 @@ class HostTeam {
     }
   }
 
-  OSKT_INLINE void prefix(int64_t n, double* value) {
+  void prefix(int64_t n, double* value) {
     for (int64_t i = 1; i < n; ++i) value[i] += value[i - 1];
   }
 
   template <typename F>
-  OSKT_INLINE auto argmin(int64_t n, const F& f) {
+  auto argmin(int64_t n, const F& f) {
     using T = decltype(f(int64_t{0}));
     T best = kInfinity<T>;
 #pragma omp simd reduction(min : best)
@@ -62,7 +62,7 @@ class HostTeam {
   }
 
   template <typename T, typename F>
-  OSKT_INLINE void argmin_over(int64_t n, int64_t k, const F& f, T* best, int32_t* arg) {
+  void argmin_over(int64_t n, int64_t k, const F& f, T* best, int32_t* arg) {
     // A strip of best and arg stays in L1 while the k rows pass by.
     constexpr int64_t kStrip = 1024;
     for (int64_t first = 0; first < n; first += kStrip) {
@@ -84,8 +84,7 @@ class HostTeam {
   }
 
   template <typename T, typename Rows>
-  OSKT_INLINE void add_rows(int64_t n, const Rows& rows, const int32_t* list, int64_t length,
-                            T* out) {
+  void add_rows(int64_t n, const Rows& rows, const int32_t* list, int64_t length, T* out) {
     std::fill(out, out + n, T(0));
     int64_t m = 0;
     for (; m + 4 <= length; m += 4) {
@@ -101,13 +100,12 @@ class HostTeam {
     }
   }
 
-  OSKT_INLINE void count(int64_t n, int64_t k, const int32_t* label, int32_t* size) {
+  void count(int64_t n, int64_t k, const int32_t* label, int32_t* size) {
     std::fill(size, size + k, 0);
     for (int64_t i = 0; i < n; ++i) ++size[label[i]];
   }
 
-  OSKT_INLINE void members(int64_t n, int64_t k, const int32_t* label, int32_t* start,
-                           int32_t* order) {
+  void members(int64_t n, int64_t k, const int32_t* label, int32_t* start, int32_t* order) {
     std::fill(start, start + k + 1, 0);
     for (int64_t i = 0; i < n; ++i) ++start[label[i] + 1];
     for (int64_t c = 0; c < k; ++c) start[c + 1] += start[c];
@@ -118,7 +116,7 @@ class HostTeam {
 
   // `place` is scratch of length n.
   template <typename T>
-  OSKT_INLINE void ranks(int64_t n, const T* value, int32_t* rank, int32_t* place) {
+  void ranks(int64_t n, const T* value, int32_t* rank, int32_t* place) {
     for (int64_t i = 0; i < n; ++i) place[i] = static_cast<int32_t>(i);
     std::sort(place, place + n, [=](int32_t a, int32_t b) {
       return precedes(Candidate<T>{value[a], a}, Candidate<T>{value[b], b});

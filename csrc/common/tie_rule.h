@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/host_device.h"
+#include "common/numeric.h"
 
 namespace oskt {
 

@@ -14,11 +14,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/host_device.h"
 #include "common/simd.h"
 #include "expand/expand.h"
 #include "glue/checks.h"
-
-#define OSKT_INLINE inline __attribute__((always_inline))
 
 namespace oskt {
 namespace {

@@ -1,1 +1,144 @@
-// Not written yet.
+// Glue of batched k-means on CUDA: checks, one scratch tensor for the whole batch, one table,
+// launch.
+
+#include <cuda_runtime_api.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+#include "kmeans/kmeans.h"
+#include "kmeans/kmeans_kernel.h"
+
+namespace oskt::kmeans {
+namespace {
+
+using Result = std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor>;
+
+void check_cuda(cudaError_t status) {
+  check(status == cudaSuccess, "kmeans: a CUDA call must succeed, got ", cudaGetErrorString(status),
+        ".");
+}
+
+Storage storage_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double:
+      return Storage::kFloat64;
+    case ScalarType::Float:
+      return Storage::kFloat32;
+    case ScalarType::Half:
+      return Storage::kFloat16;
+    case ScalarType::BFloat16:
+      return Storage::kBFloat16;
+    default:
+      check(false, "kmeans: rows must be float32, float64, float16 or bfloat16.");
+      return Storage::kFloat32;
+  }
+}
+
+// The table of problems, longest first, without its scratch pointers.
+std::vector<DeviceProblem> table_of(const std::vector<Tensor>& rows, const std::vector<int64_t>& k,
+                                    const std::vector<Tensor>& initial_centers,
+                                    std::vector<Tensor>& centers, std::vector<Tensor>& labels,
+                                    Tensor& inertia, Tensor& n_iter, DeviceBatch& batch) {
+  std::vector<DeviceProblem> table(rows.size());
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    DeviceProblem& p = table[b];
+    p.rows = rows[b].const_data_ptr();
+    p.initial_centers = initial_centers.empty() ? nullptr : initial_centers[b].const_data_ptr();
+    p.centers = centers[b].mutable_data_ptr();
+    p.labels = static_cast<int64_t*>(labels[b].mutable_data_ptr());
+    p.inertia = static_cast<double*>(inertia.mutable_data_ptr()) + b;
+    p.n_iter = static_cast<int64_t*>(n_iter.mutable_data_ptr()) + b;
+    p.n = rows[b].size(0);
+    p.dims = rows[b].size(1);
+    p.k = k[b];
+  }
+  std::stable_sort(table.begin(), table.end(), [](const DeviceProblem& a, const DeviceProblem& b) {
+    return a.n * (a.n + 8 * a.k) > b.n * (b.n + 8 * b.k);
+  });
+  for (DeviceProblem& p : table) {
+    p.first_row = batch.rows;
+    p.first_tile = batch.tiles;
+    p.first_cluster = batch.clusters;
+    const int64_t side = (p.n + kGramTile - 1) / kGramTile;
+    batch.rows += p.n;
+    batch.tiles += side * (side + 1) / 2;
+    batch.clusters += p.k;
+  }
+  return table;
+}
+
+// Hands out scratch for the table itself and every problem; with a null base it only measures.
+int64_t lay_out(char* base, std::vector<DeviceProblem>& table, DeviceBatch& batch) {
+  Layout layout{base, 0};
+  DeviceProblem* problems;
+  layout.take(problems, batch.size);
+  batch.problems = problems;
+  for (DeviceProblem& p : table) {
+    layout.take(p.scale, p.n);
+    layout.take(p.gram, p.n * p.n);
+    layout.take(p.partial, p.k);
+    layout.take(p.outcome, batch.restarts);
+    layout.take(p.best, 1);
+    if (batch.settings.init == Init::kLabels) {
+      layout.take(p.initial_label, p.n);
+      layout.take(p.initial_sq_dist, p.n);
+    }
+    Workspace<double> workspace;
+    p.workspace_bytes = workspace.lay_out(nullptr, p.n, p.k, batch.settings.init);
+    layout.take(p.workspaces, batch.restarts * p.workspace_bytes);
+  }
+  return layout.used;
+}
+
+Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string metric,
+                   std::string init, std::vector<Tensor> initial_centers, std::string algorithm,
+                   int64_t n_init, int64_t max_iter, int64_t seed) {
+  const Arguments arguments =
+      check_arguments(rows, k, metric, init, initial_centers, algorithm, n_init, max_iter, seed);
+  const auto size = static_cast<int64_t>(rows.size());
+  const int32_t device = rows[0].get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  std::vector<Tensor> centers, labels;
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    centers.push_back(torch::stable::new_empty(rows[b], {k[b], rows[b].size(1)}));
+    labels.push_back(torch::stable::new_empty(rows[b], {rows[b].size(0)}, ScalarType::Long));
+  }
+  Tensor inertia = torch::stable::new_empty(rows[0], {size}, ScalarType::Double);
+  Tensor n_iter = torch::stable::new_empty(rows[0], {size}, ScalarType::Long);
+
+  DeviceBatch batch{nullptr,
+                    size,
+                    0,
+                    0,
+                    0,
+                    arguments.restarts,
+                    storage_of(rows[0].scalar_type()),
+                    arguments.settings,
+                    arguments.cosine};
+  std::vector<DeviceProblem> table =
+      table_of(rows, k, initial_centers, centers, labels, inertia, n_iter, batch);
+  const int64_t bytes = lay_out(nullptr, table, batch);
+  Tensor scratch = torch::stable::new_empty(rows[0], {bytes}, ScalarType::Byte);
+  lay_out(static_cast<char*>(scratch.mutable_data_ptr()), table, batch);
+
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  // Pageable memory is staged before the call returns, so that the table may go out of scope.
+  check_cuda(cudaMemcpyAsync(scratch.mutable_data_ptr(), table.data(),
+                             table.size() * sizeof(DeviceProblem), cudaMemcpyHostToDevice,
+                             static_cast<cudaStream_t>(stream)));
+  check_cuda(launch_kmeans(batch, static_cast<cudaStream_t>(stream)));
+  return {centers, labels, inertia, n_iter};
+}
+
+}  // namespace
+}  // namespace oskt::kmeans
+
+STABLE_TORCH_LIBRARY_IMPL(oskt_ext, CUDA, m) {
+  m.impl("kmeans", TORCH_BOX(&oskt::kmeans::kmeans_cuda));
+}

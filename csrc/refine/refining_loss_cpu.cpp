@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/host_device.h"
 #include "common/simd.h"
 #include "glue/checks.h"
 #include "refine/refining_loss.h"
@@ -27,7 +28,7 @@ constexpr int64_t kLanes = 8;  // independent sums, so that the loop has no chai
 
 // Half types convert from float only.
 template <typename scalar_t>
-inline __attribute__((always_inline)) scalar_t store(double value) {
+OSKT_INLINE scalar_t store(double value) {
   if constexpr (std::is_same_v<scalar_t, double>)
     return value;
   else
@@ -36,7 +37,7 @@ inline __attribute__((always_inline)) scalar_t store(double value) {
 
 // Writes the gradients of one task, where asked for, and returns its sum of squared residuals.
 template <typename scalar_t, bool kTeacher, bool kChain>
-inline __attribute__((always_inline)) double run_task(const LossReader& plan, const LossTask& task,
+OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task,
                                                       double factor, const scalar_t* teacher,
                                                       scalar_t* teacher_gradient,
                                                       const scalar_t* chain,

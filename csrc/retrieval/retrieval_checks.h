@@ -25,6 +25,9 @@ inline Inputs checked_inputs(const Tensor& query_features, const Tensor& gallery
   check(query_features.dim() == 2 && gallery_features.dim() == 2, op,
         "features must be of rank 2, got ", query_features.dim(), " and ", gallery_features.dim(),
         ".");
+  check(query_features.numel() > 0 && gallery_features.numel() > 0, op,
+        "features must not be empty, got ", query_features.size(0), " and ",
+        gallery_features.size(0), " rows.");
   check(query_features.size(1) == gallery_features.size(1) &&
             query_features.scalar_type() == gallery_features.scalar_type(),
         op, "gallery_features must be of the width and dtype of query_features.");

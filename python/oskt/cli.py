@@ -15,8 +15,7 @@ from rich.table import Table
 from oskt import interop, models, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, provenance, save_model
-from oskt.data import contact_sheet, make_pedestrians, read_market
-from oskt.data.check import check_market
+from oskt.data import check_data, contact_sheet, make_pedestrians, read_market
 from oskt.flags import recipe_flags
 from oskt.pipeline import ReIDData, example_images
 from oskt.pretrained import load_pretrained
@@ -86,7 +85,7 @@ def data_make(
 @data_app.command("check")
 def data_check(root: Annotated[Path, typer.Argument(help="data folder")]) -> None:
     """Read a data folder, decode every image, compare counts with the known ones."""
-    console.print(check_market(root))
+    console.print(check_data(root))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Annotated, Any, Literal, Optional, get_origin
+from typing import Annotated, Any, Literal, Optional, get_origin, get_type_hints
 
 import typer
 
@@ -28,7 +28,12 @@ def recipe_flags(preset: str) -> Callable[[Callable[..., None]], Callable[..., N
             chosen = {spec.name: options.pop(spec.name) for spec in fields(kind)}
             command(recipe=_recipe(recipe, kind, chosen), **options)
 
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "recipe"]
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+            for name, parameter in inspect.signature(command).parameters.items()
+            if name != "recipe"
+        ]
         help_text = f"preset that the flags below change: {names}"
         choice = Annotated[str, typer.Option(help=help_text)]
         extra = [_parameter("recipe", choice, preset)]

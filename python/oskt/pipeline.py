@@ -86,7 +86,7 @@ class TrainingBatches:
             data.size,
             sampler=PKSampler(recipe.identities * data.world.size, recipe.instances),
             augment=Augment(
-                pad=recipe.pad, flip=recipe.flip, erasing=recipe.erasing
+                pad=recipe.pad, flip=recipe.flip, erase=recipe.erasing
             ),
             seed=recipe.seed,
             rank=data.world.rank,

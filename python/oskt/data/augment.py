@@ -158,7 +158,7 @@ class Augment:
             pixels = _jitter(images.float().div_(255), draw.jitter.to(images.device))
             result = pixels.sub_(mean).div_(std)
         else:
-            result = torch.mul(images, 1 / (255 * std)).sub_(mean / std)
+            result = images.float().mul_(1 / (255 * std)).sub_(mean / std)
         self._erase(result, draw)
         return result
 
@@ -182,11 +182,10 @@ def _shift(images: Tensor, shifts: list[list[int]]) -> Tensor:
     _, _, height, width = images.shape
     moved = torch.zeros_like(images)
     for source, target, (down, right) in zip(images, moved, shifts):
-        if abs(down) < height and abs(right) < width:
-            rows, columns = height - abs(down), width - abs(right)
-            target[:, max(down, 0) :, max(right, 0) :][:, :rows, :columns] = source[
-                :, max(-down, 0) :, max(-right, 0) :
-            ][:, :rows, :columns]
+        # Where the shift exceeds the image the slices are empty and the image stays black.
+        target[:, max(down, 0) : max(height + down, 0), max(right, 0) : max(width + right, 0)] = (
+            source[:, max(-down, 0) : max(height - down, 0), max(-right, 0) : max(width - right, 0)]
+        )
     return moved
 
 

@@ -1,0 +1,117 @@
+"""Teacher and S-Student in one module, and running statistics of students."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oskt.chain import WeightChain
+from oskt.joint import JointModel
+from oskt.models.resnet import ResNet
+from oskt.students import recalibrate, replace_classifier
+
+SHAPE = (4, 3, 64, 32)
+
+
+@pytest.fixture
+def joint():
+    torch.manual_seed(0)
+    teacher = ResNet(50, in_planes=8, num_classes=5, layers=(1, 1, 1, 1))
+    chain = WeightChain.from_teacher(teacher, torch.zeros(SHAPE), width=1 / 4, check=False)
+    return JointModel(teacher, chain).train()
+
+
+def test_s_student_is_the_expansion_at_chain_width(joint):
+    images = torch.randn(SHAPE)
+    student = joint.to_chain().student(widths=joint.to_chain().widths).train()
+    _, (feature, logits) = joint(images)
+    expected_feature, expected_logits = student(images)
+    assert torch.equal(feature, expected_feature)
+    assert torch.equal(logits, expected_logits)
+
+
+def test_gradients_reach_chain_teacher_and_shared_norms(joint):
+    (_, _), (_, logits) = joint(torch.randn(SHAPE))
+    logits.square().sum().backward()
+    assert joint.weights.grad.abs().sum() > 0
+    gradients = {name: p.grad for name, p in joint.teacher.named_parameters()}
+    shared = {name for name, g in gradients.items() if g is not None}
+    # the S-Student's loss moves the norms that it shares, and no weight of the teacher
+    assert shared == {n for n in gradients if ".bn" in n or "bn1" in n or "downsample.1" in n} | {
+        "bottleneck.weight"
+    }
+
+
+def test_refining_loss_pulls_rows_together(joint):
+    teacher = dict(joint.teacher.named_parameters())
+    rows = joint.split_weights(joint.weights)
+    expected = 0.0
+    for name in joint.refined_names:
+        group = joint.to_chain().coupling.layouts[name].rows[0][0]
+        labels = torch.from_numpy(joint.to_chain().clusterings[group].labels)
+        expected += (teacher[name].double() - rows[name].double()[labels]).square().sum()
+    assert "classifier.weight" not in joint.refined_names
+    torch.testing.assert_close(joint.refining_loss().double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(joint.refining_loss(0.5).double(), expected / 2, rtol=1e-6, atol=0)
+
+
+def test_paper_form_divides_by_layers_and_clusters(joint):
+    mean = JointModel(joint.teacher, joint.to_chain(), form="mean")
+    loss = 0.0
+    teacher = dict(mean.teacher.named_parameters())
+    rows = mean.split_weights(mean.weights)
+    for name in mean.refined_names:
+        group = mean.to_chain().coupling.layouts[name].rows[0][0]
+        labels = torch.from_numpy(mean.to_chain().clusterings[group].labels)
+        residual = (teacher[name] - rows[name][labels]).square().sum()
+        loss += residual / len(rows[name]) / len(mean.refined_names)
+    torch.testing.assert_close(mean.refining_loss(), loss)
+
+
+def test_state_dict_is_complete(joint):
+    joint(torch.randn(SHAPE))
+    other = JointModel(
+        ResNet(50, in_planes=8, num_classes=5, layers=(1, 1, 1, 1)), joint.to_chain()
+    )
+    other.load_state_dict(joint.state_dict())
+    images = torch.randn(SHAPE)
+    assert torch.equal(other.s_student()(images), joint.s_student()(images))
+    assert torch.equal(other.eval().teacher(images), joint.eval().teacher(images))
+
+
+def test_statistics_of_the_s_student_travel(joint):
+    for _ in range(3):
+        joint(torch.randn(SHAPE))
+    chain = joint.to_chain()
+    student = chain.student(width=0.5)
+    assert not torch.equal(student.bn1.running_mean, torch.zeros_like(student.bn1.running_mean))
+    assert chain.verify(torch.zeros(SHAPE), quiet=True) < 1e-12
+
+
+def test_wrong_arguments(joint, tmp_path):
+    with pytest.raises(ValueError, match="form must be 'sum' or 'mean', got 'max'"):
+        JointModel(joint.teacher, joint.to_chain(), form="max")
+    joint.to_chain().save(tmp_path / "chain")
+    with pytest.raises(ValueError, match="chain must hold all its weights, got one without class"):
+        JointModel(joint.teacher, WeightChain.load(tmp_path / "chain"))
+
+
+def test_recalibration_is_the_plain_average(joint):
+    student = joint.to_chain().student(width=0.5)
+    batches = [torch.randn(SHAPE) for _ in range(3)]
+    seen = []
+    student.bn1.register_forward_hook(lambda m, i, o: seen.append(i[0].detach()))
+    assert recalibrate(student, batches) == 3
+    means = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    torch.testing.assert_close(student.bn1.running_mean, means)
+    assert not any(m.training for m in student.modules())
+    assert student.bn1.momentum == 0.1
+    before = student.bn1.running_mean.clone()
+    assert recalibrate(student, []) == 0
+    assert torch.equal(student.bn1.running_mean, before)
+
+
+def test_replace_classifier(joint):
+    student = joint.to_chain().student(width=0.5).train()
+    replace_classifier(student, 9)
+    assert student(torch.randn(SHAPE))[1].shape == (4, 9)
+    assert student.spec["num_classes"] == 9
