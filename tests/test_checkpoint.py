@@ -75,14 +75,14 @@ def test_file_hash_is_sha256(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"path must be a model file, got .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"path must be an oskt-model/1 file, got .*absent"):
         load_state(tmp_path / "absent.safetensors")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_truncated_files(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"^load_state: .* must be a whole safetensors file, got"):
+    with pytest.raises(ValueError, match=r"^load: .* must be a whole safetensors file, got"):
         load_state(saved)
 
 
@@ -113,7 +113,7 @@ def test_foreign_files(tmp_path):
 
 
 def test_meta_must_be_json(tmp_path):
-    with pytest.raises(TypeError, match=r"^save_model: meta must be JSON values, got .*Tensor"):
+    with pytest.raises(TypeError, match=r"^save: meta must be JSON values, got .*Tensor"):
         save_model(tmp_path / "x", nn.Linear(1, 1), {"metrics": torch.zeros(1)})
     assert not list(tmp_path.iterdir())
 
@@ -149,7 +149,8 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
 def test_the_header_is_plain_json(saved):
     data = saved.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    assert json.loads(header["__metadata__"]["oskt"])["spec"] == {"family": "linear"}
+    content = json.loads(header["__metadata__"]["oskt"])["content"]
+    assert json.loads(content)["spec"] == {"family": "linear"}
 
 
 def test_examples():

@@ -36,15 +36,15 @@ def test_a_network_learns(tmp_path):
 
 
 def test_one_step_is_the_textbook_step(tmp_path, device):
-    """Adam and the centers' SGD, by hand: the first Adam step moves every weight by the rate."""
+    """SGD of the network and of the centers, by hand."""
     trained = objective(weight_decay=0.0, optimizer="sgd", momentum=0.0, warmup_epochs=0)
-    plain = {name: p.detach().clone() for name, p in trained.named_parameters()}
+    plain = {n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad}
     images, ids, _ = next(TinyData().batches(1))
     seed_step(0, 0, 1, 1)
     trained.to(device).train()
     loss, _ = trained(images.to(device), ids, 0.0)
     grads = dict(
-        zip(plain, torch.autograd.grad(loss, list(trained.parameters()), allow_unused=True))
+        zip(plain, torch.autograd.grad(loss, [p for p in trained.parameters() if p.requires_grad]))
     )
     trained = objective(weight_decay=0.0, optimizer="sgd", momentum=0.0, warmup_epochs=0)
     fit(
@@ -53,7 +53,7 @@ def test_one_step_is_the_textbook_step(tmp_path, device):
     )  # fmt: skip
     for name, parameter in trained.named_parameters():
         if not parameter.requires_grad:
-            assert torch.equal(parameter.cpu(), plain[name])
+            assert torch.count_nonzero(parameter) == 0
             continue
         rate = 0.5 / 5e-4 if name == "loss.centers" else 1e-2
         expected = plain[name] - rate * grads[name].cpu()
@@ -233,7 +233,7 @@ def test_mixed_precision_learns(tmp_path, precision):
 def test_clipping_bounds_the_gradient():
     trained = objective()
     changed = recipe(optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_norm=1e-3)
-    updater = Updater(trained, changed, torch.device("cpu"))
+    updater = Updater(trained, changed, World.from_environment("cpu"))
     before = torch.cat([p.detach().flatten() for p in updater.parameters])
     images, ids, _ = next(TinyData().batches(1))
     loss, _ = trained(images, ids, 0.0)
@@ -246,7 +246,7 @@ def test_clipping_bounds_the_gradient():
 def test_biases_have_their_own_rate():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     changed = Recipe(bias_lr_factor=2.0, optimizer="sgd", momentum=0.0, weight_decay=0.0)
-    updater = Updater(network, changed, torch.device("cpu"))
+    updater = Updater(network, changed, World.from_environment("cpu"))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     updater.step(sum(p.sum() for p in network.parameters()), rate=0.5)
     for name, parameter in network.named_parameters():

@@ -61,7 +61,7 @@ def test_refinement_trains_all_and_scores_both(tmp_path, joint_module):
     path = refine_chain(
         teacher, None, TinyData(), changed, tmp_path, evaluate=evaluate, parent=None, **OPTIONS
     )
-    saved = torch.load(path)
+    saved = torch.load(path.open("rb"))
     assert seen == [(1, 6), (1, 3)]
     assert saved["meta"]["metrics"] == {"teacher/mAP": 1.0, "student/mAP": 2.0}
     assert saved["meta"]["kind"] == "oskt"

@@ -23,21 +23,9 @@ CLASSES = 4
 
 
 def recipe(**changes):
-    options = {
-        "epochs": 3,
-        "identities": 4,
-        "instances": 2,
-        "height": 8,
-        "width": 4,
-        "schedule": "cosine",
-        "steps": (),
-        "warmup_epochs": 1,
-        "lr": 1e-2,
-        "center_weight": 5e-4,
-        "smooth": True,
-        **changes,
-    }
-    return RefineRecipe(**options)
+    size = {"epochs": 3, "identities": 4, "instances": 2, "height": 8, "width": 4}
+    schedule = {"schedule": "cosine", "steps": (), "warmup_epochs": 1, "lr": 1e-2, "smooth": True}
+    return RefineRecipe(**{**size, **schedule, "center_weight": 5e-4, **changes})
 
 
 class TinyNet(nn.Module):
@@ -115,12 +103,14 @@ class TinyData:
     def __len__(self):
         return self.steps
 
-    def batches(self, epoch):
+    def batches(self, epoch, start=0):
         generator = torch.Generator().manual_seed(1000 * epoch + self.rank)
         pictures = torch.randn(CLASSES, 3, 8, 4, generator=torch.Generator().manual_seed(1))
         ids = torch.arange(CLASSES).repeat_interleave(2)
-        for _ in range(self.steps):
+        for step in range(self.steps):
             noise = torch.randn(len(ids), 3, 8, 4, generator=generator)
+            if step < start:
+                continue
             self.before()
             yield pictures[ids] + noise, ids, torch.zeros_like(ids)
 

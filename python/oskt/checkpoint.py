@@ -93,8 +93,9 @@ def write_tensors(
         text = json.dumps({"format": kind, **meta}, sort_keys=True)
     except TypeError as error:
         raise TypeError(f"save: meta must be JSON values, got {error}. Convert it first.") from None
-    header = {"format": kind, "oskt": text, "sha256": _digest(text, stored)}
-    write_atomic(path, safetensors.torch.save(stored, header))
+    # One header entry: safetensors orders several by chance, and equal content is an equal file.
+    header = json.dumps({"content": text, "format": kind, "sha256": _digest(text, stored)})
+    write_atomic(path, safetensors.torch.save(stored, {"oskt": header}))
     return Path(path)
 
 
@@ -113,24 +114,33 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         )
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            header = _header(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"load: '{path}' must be a whole safetensors file, got '{error}'. "
             "It is truncated or of another kind: copy it again; `oskt import` reads .pth chains."
         ) from None
-    if header.get("format") != kind or not {"oskt", "sha256"} <= header.keys():
+    if header.get("format") != kind or not {"content", "sha256"} <= header.keys():
         raise ValueError(
             f"load: '{path}' must have format '{kind}', got {header.get('format')!r}. "
             "Another command, program or version wrote it."
         )
-    if _digest(header["oskt"], tensors) != header["sha256"]:
+    if _digest(header["content"], tensors) != header["sha256"]:
         raise ValueError(
             f"load: '{path}' must match its checksum {header['sha256'][:12]}, got other content. "
             "It was damaged or edited: copy it again, or make it again."
         )
-    return tensors, json.loads(header["oskt"])
+    return tensors, json.loads(header["content"])
+
+
+def _header(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Our entry of a safetensors header; empty if another program wrote the file."""
+    try:
+        header = json.loads(metadata.get("oskt", "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def file_hash(path: str | Path) -> str:

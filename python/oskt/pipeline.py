@@ -99,8 +99,8 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for batch in self.loader.batches(epoch):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in self.loader.batches(epoch, start):
             yield batch.images, batch.ids, batch.cameras
 
 

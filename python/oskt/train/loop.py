@@ -30,8 +30,9 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Batches of an epoch, of this process."""
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Any]]:
-        """(images [B, 3, H, W] float32, ids [B] int64, cameras) of epoch 1, 2, ..."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        """(images [B, 3, H, W] float32, ids [B] int64, cameras) of epoch 1, 2, ..., without the
+        first `start` batches, which a resumed run has seen."""
 
 
 class Objective(Protocol):
@@ -104,8 +105,8 @@ def fit(
         >>> class Ones:
         ...     def __len__(self):
         ...         return 3
-        ...     def batches(self, epoch):
-        ...         return ((torch.ones(4, 2), torch.zeros(4), None) for _ in range(3))
+        ...     def batches(self, epoch, start=0):
+        ...         return ((torch.ones(4, 2), torch.zeros(4), None) for _ in range(start, 3))
         >>> recipe = Recipe(epochs=1, steps=(), warmup_epochs=0)
         >>> fit(Line(2, 1), Ones(), recipe, tempfile.mkdtemp(), tensorboard=False, device="cpu")
         {}
@@ -114,7 +115,7 @@ def fit(
     total = recipe.epochs * steps
     last = total if max_steps is None else min(max_steps, total)
     objective.to(world.device)
-    updater = Updater(objective, recipe, world.device)
+    updater = Updater(objective, recipe, world)
     identity = {
         "recipe": recipe.to_dict(),
         "data": getattr(data, "fingerprint", ""),
@@ -143,28 +144,27 @@ def fit(
         return True
 
     with ExitStack() as scope:
-        scope.enter_context(world.joined())
+        world.join()
         scope.enter_context(_advice(recipe, state.path))
         stop = scope.enter_context(StopRequest())
         at = _start(state, resume, world)
+        world.agree(objective)
         images_per_step = recipe.identities * recipe.instances * world.size
         journal = scope.enter_context(
             Journal(out, at, last, steps, images_per_step, tensorboard, active=world.rank == 0)
         )
         journal.write("start", **identity, **provenance(), device=str(world.device), step=done())
-        model = world.wrap(objective)
         while at.epoch <= math.ceil(last / steps):
             end = min(steps, last - (at.epoch - 1) * steps)
             seed_step(recipe.seed, world.rank, at.epoch, 0)
             objective.train()
             saved_at = time.monotonic()
-            # islice skips what the saved state has already seen of this epoch.
-            for images, ids, _ in islice(data.batches(at.epoch), at.step, end):
+            for images, ids, _ in islice(data.batches(at.epoch, at.step), max(0, end - at.step)):
                 seed_step(recipe.seed, world.rank, at.epoch, at.step + 1)
                 rate = learning_rate(recipe, at.epoch - 1 + at.step / steps)
                 images = images.to(world.device, non_blocking=True, memory_format=layout)
                 with updater.autocast():
-                    loss, parts = model(images, ids, done() / total)
+                    loss, parts = objective(images, ids, done() / total)
                 updater.step(loss, rate)
                 at.advance(loss, parts)
                 if at.step % report_every == 0:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -44,36 +44,40 @@ class World:
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         return World(rank, size, torch.device(device))
 
-    @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Connect the processes (nccl on CUDA, gloo elsewhere); nothing to do when alone."""
+    def join(self) -> None:
+        """Connect the processes (nccl on CUDA, gloo elsewhere) until they end; alone, nothing."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        if self.size == 1 or dist.is_initialized():
-            yield
-            return
-        # The others wait in their next step while the first one evaluates.
-        backend = "nccl" if self.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=2))
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+        if self.size > 1 and not dist.is_initialized():
+            # The others wait in their next step while the first one evaluates.
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(hours=2))
+            # Not after each run: a second connection through torchrun's store can fail.
+            atexit.register(dist.destroy_process_group)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with averaged gradients, where there is more than one process."""
-        return nn.parallel.DistributedDataParallel(module) if self.size > 1 else module
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, of equal shapes everywhere, by their mean over the processes.
+
+        One all-reduce of one flat buffer: bitwise the same result in every process, and no demands
+        on how the gradients came about.
+        """
+        if self.size > 1:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            dist.all_reduce(flat)
+            parts = flat.div_(self.size).split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts):
+                tensor.copy_(part.view_as(tensor))
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Until every process is here; all have joined."""
         if self.size > 1:
             dist.barrier()
 
     def agree(self, module: nn.Module) -> None:
-        """Give every process the buffers (running statistics) of the first one."""
+        """Give every process the weights and running statistics of the first one."""
         if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
 
 
 def seed_step(seed: int, rank: int, epoch: int, step: int) -> None:

@@ -109,10 +109,12 @@ def refine_chain(
     joint = JointModel(teacher, chain)
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
     path = out / "chain.safetensors"
-    if World.from_environment().rank == 0:
+    world = World.from_environment()
+    if world.rank == 0:
         meta = describe(teacher, data, recipe, metrics, parent)
         save_model(out / "teacher.safetensors", joint.teacher, meta)
         refined = joint.to_chain()
         refined.meta = {**refined.meta, **provenance(), **meta}
         refined.save(path)
+    world.wait()  # nobody reads the files before they are there
     return path

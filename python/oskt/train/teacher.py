@@ -69,8 +69,10 @@ def train_teacher(
     objective = SupervisedObjective(model, recipe)
     metrics = fit(objective, data, recipe, out, **options)
     path = out / f"{name}.safetensors"
-    if World.from_environment().rank == 0:
+    world = World.from_environment()
+    if world.rank == 0:
         save_model(path, model, describe(model, data, recipe, metrics, parent))
+    world.wait()  # nobody reads the file before it is there
     return path
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oskt.losses import ReIDLoss
+from oskt.train.process import World
 from oskt.train.recipe import Recipe
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -19,16 +20,17 @@ class Updater:
     Args:
         objective: the module whose forward gives the loss, on its device.
         recipe: optimiser, weight decay, precision, clipping.
-        device: where the objective is.
+        world: the device, where the objective is, and the processes that average gradients.
 
     Notes:
         One fused kernel for all tensors of a group where the device has it. Centers are outside
         weight decay, clipping and schedule. With fp16 a step whose gradient overflows is skipped.
     """
 
-    def __init__(self, objective: nn.Module, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, objective: nn.Module, recipe: Recipe, world: World) -> None:
         self.recipe = recipe
-        self.device = device
+        self.world = world
+        self.device = device = world.device
         self.precision = _precision(recipe, device)
         losses = [m for m in objective.modules() if isinstance(m, ReIDLoss)]
         self.centers = [loss.centers for loss in losses if recipe.center_weight]
@@ -61,6 +63,8 @@ class Updater:
         for group in self.optimizers[0].param_groups:
             group["lr"] = rate * group["lr_factor"]
         torch.autograd.backward(self.scaler.scale(loss))
+        trained = [*self.parameters, *self.centers]
+        self.world.average([p.grad for p in trained if p.grad is not None])
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         for center in self.centers:
