@@ -1,8 +1,21 @@
 #pragma once
 
-// Marks a function that the CPU and the CUDA kernels share.
+#include <limits>
+
+// OSKT_HOST_DEVICE marks functions that the CPU and the CUDA kernels share.
+#define OSKT_INLINE inline __attribute__((always_inline))
 #if defined(__CUDACC__)
 #define OSKT_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define OSKT_HOST_DEVICE inline
+#define OSKT_HOST_DEVICE OSKT_INLINE
 #endif
+
+namespace oskt {
+
+// Constants rather than calls: device code may not call the functions of numeric_limits.
+template <typename T>
+inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <typename T>
+inline constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+
+}  // namespace oskt
