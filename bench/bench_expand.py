@@ -4,19 +4,25 @@ Rows: `oskt_ext.expand` and its peers at the same task and dtype; correctness is
 anything is timed. extra_info holds `bytes`, the compulsory traffic (source read, student written;
 twice that for a step), and `roof_s`, the time of a copy of as many bytes measured in this run.
 
-Peers: `loop`, one Python step per channel; `index`, index_select of rows and index_add_ of columns;
-`embedding_bag`, the best stock PyTorch form: a fused column sum over the chain rows, then a row
-select; `numpy`, add.reduceat; `cupy`, the `index` form there. A copy of the bytes is the roof.
+Peers: `loop`, one Python step per channel; `index`, index_add_ of columns and index_select of rows,
+columns first; `embedding_bag`, the best stock PyTorch form: a fused column sum over the chain rows,
+then a row select; `numpy`, add.reduceat.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
+from torch import Tensor
 
-from oskt_ext import IndexMap
+from harness import DEVICE, seconds_of, synchronize
+from oskt_ext import ExpansionPlan, IndexMap, expand
+from oskt_ext.reference import expand as expand_reference
 from shapes import PRESETS, resnet50_convs, resnet50_groups
 
 VECTORS = 4  # gamma, beta, running mean and running variance of the norm behind every convolution
@@ -56,19 +62,185 @@ def resnet50_items(preset: str) -> list[tuple[IndexMap, IndexMap, int]]:
     maps: dict[str, dict[str, Any]] = {}
     for group in resnet50_groups():
         maps |= dict.fromkeys(group, group_maps(rng, *widths[group[0]]))
-    items, stream, inner = [], "", ""
-    one, image = IndexMap.identity(1), IndexMap.identity(3)
+    one, inputs, items = IndexMap.identity(1), {"stem": IndexMap.identity(3)}, []
+    stream = inner = "stem"
     for name, _, _, side in teacher:
-        if name == "conv1":
-            columns = image
-        elif name.endswith(("conv1", "downsample.0")):
-            columns = maps[stream]["columns"]
-        else:
-            columns = maps[inner]["columns"]
-        items.append((maps[name]["rows"], columns, side * side))
+        # conv3 stands before the downsample of its block, which still reads the old stream.
+        reads = stream if name.endswith((".conv1", "downsample.0")) else inner
+        items.append((maps[name]["rows"], inputs[reads], side * side))
+        inputs[name] = maps[name]["columns"]
         inner = name
         if name == "conv1" or name.endswith("downsample.0"):
             stream = name
-        # conv3 precedes the downsample of its block, whose input is still the old stream.
     items += [(maps[name]["vectors"], one, 1) for name, *_ in teacher for _ in range(VECTORS)]
     return items
+
+
+Provider = Callable[[Tensor], Any]
+
+
+def views(source: Any, items: list[tuple[IndexMap, IndexMap, int]]) -> list[Any]:
+    """The source matrix (R, C, O) of every item."""
+    start, result = 0, []
+    for rows, columns, area in items:
+        end = start + rows.size * columns.size * area
+        result.append(source[start:end].reshape(rows.size, columns.size, area))
+        start = end
+    return result
+
+
+def flat_columns(columns: IndexMap) -> tuple[np.ndarray, np.ndarray]:
+    """Student column and source column of every entry of a map."""
+    return np.repeat(np.arange(len(columns)), np.diff(columns.offsets)), columns.index
+
+
+def provide_loop(items: Any) -> Provider:
+    """One Python step per student channel, as the published code expands."""
+    lists = [[m.index[a:b].tolist() for a, b in zip(m.offsets, m.offsets[1:])] for _, m, _ in items]
+    rows = [
+        [(m.index[a:b].tolist(), float(m.weight[a])) for a, b in zip(m.offsets, m.offsets[1:])]
+        for m, _, _ in items
+    ]
+
+    def run(source: Tensor) -> Tensor:
+        parts = []
+        for matrix, row_lists, column_lists in zip(views(source, items), rows, lists):
+            narrow = [matrix[:, members].sum(1) for members in column_lists]
+            table = torch.stack(narrow, dim=1)
+            parts += [(weight * table[members].sum(0)).flatten() for members, weight in row_lists]
+        return torch.cat(parts)
+
+    return run
+
+
+def provide_index(items: Any) -> Provider:
+    """index_add_ over columns first (fewest bytes), then index_add_ or index_select of rows."""
+    plans = []
+    for rows, columns, _ in items:
+        tables = [torch.from_numpy(a.astype(np.int64)).to(DEVICE) for m in (rows, columns)
+                  for a in flat_columns(m)]  # fmt: skip
+        weight = torch.from_numpy(rows.weight).float().to(DEVICE)
+        plans.append((*tables, weight, len(rows), len(columns)))
+
+    def run(source: Tensor) -> Tensor:
+        parts = []
+        for matrix, plan in zip(views(source, items), plans):
+            to_row, from_row, to_column, from_column, weight, n, m = plan
+            if m != matrix.shape[1] or len(from_column) != m:
+                narrow = matrix.new_zeros(matrix.shape[0], m, matrix.shape[2])
+                matrix = narrow.index_add_(1, to_column, matrix.index_select(1, from_column))
+            picked = matrix.index_select(0, from_row)
+            if len(from_row) != n:
+                picked = picked * weight[:, None, None]
+                picked = matrix.new_zeros(n, *matrix.shape[1:]).index_add_(0, to_row, picked)
+            parts.append(picked.flatten())
+        return torch.cat(parts)
+
+    return run
+
+
+def provide_embedding_bag(items: Any) -> Provider:
+    """A column sum per chain row as bags of elements, then a row select; vectors as bags."""
+    plans = []
+    for rows, columns, area in items:
+        if columns.size == 1:
+            index, offsets = rows.index, rows.offsets[:-1]
+            weight, select = torch.from_numpy(rows.weight).float().to(DEVICE), None
+        else:
+            starts = np.arange(rows.size)[:, None] * columns.size
+            index = (starts + columns.index).ravel()
+            offsets = np.arange(rows.size)[:, None] * len(columns.index) + columns.offsets[:-1]
+            weight, select = None, torch.from_numpy(rows.index).long().to(DEVICE)
+        index, offsets = (torch.from_numpy(np.ravel(a).astype(np.int64)).to(DEVICE)
+                          for a in (index, offsets))  # fmt: skip
+        plans.append((index, offsets, weight, select, len(columns) * area))
+
+    def run(source: Tensor) -> Tensor:
+        parts = []
+        for matrix, (index, offsets, weight, select, pitch) in zip(views(source, items), plans):
+            bags = torch.nn.functional.embedding_bag(
+                index, matrix.reshape(-1, matrix.shape[2]), offsets, mode="sum",
+                per_sample_weights=weight,
+            )  # fmt: skip
+            parts.append((bags if select is None else bags.reshape(-1, pitch)[select]).flatten())
+        return torch.cat(parts)
+
+    return run
+
+
+def provide_numpy(items: Any) -> Provider:
+    """add.reduceat over gathered columns, then a row gather; NumPy has one thread."""
+
+    def run(source: Tensor) -> Tensor:
+        parts = []
+        for matrix, (rows, columns, _) in zip(views(source.numpy(), items), items):
+            if columns.size > 1:
+                matrix = np.add.reduceat(matrix[:, columns.index], columns.offsets[:-1], axis=1)
+                parts.append(matrix[rows.index].ravel())
+            else:
+                picked = matrix.ravel()[rows.index] * rows.weight.astype(np.float32)
+                parts.append(np.add.reduceat(picked, rows.offsets[:-1]))
+        return torch.from_numpy(np.concatenate(parts))
+
+    return run
+
+
+def provide_oskt(items: Any) -> Provider:
+    plan = ExpansionPlan(items).to(DEVICE)
+    return lambda source: expand(source, plan)
+
+
+PROVIDERS = {
+    "oskt": provide_oskt,
+    "index": provide_index,
+    "embedding_bag": provide_embedding_bag,
+    "numpy": provide_numpy,
+    "loop": provide_loop,
+}
+
+
+def make_case(preset: str, provider: str) -> tuple[Tensor, Provider, int]:
+    """A random chain, the provider's function, verified, and the compulsory bytes of a forward."""
+    if provider == "numpy" and DEVICE.type != "cpu":
+        pytest.skip("NumPy computes on the CPU")
+    if provider == "loop" and preset not in ("res50-s1", "res50-s3"):
+        pytest.skip("the loop takes seconds at this size")
+    items = resnet50_items(preset)
+    plan = ExpansionPlan(items)
+    source = torch.randn(plan.source_numel, generator=torch.Generator().manual_seed(0))
+    expected = expand_reference(source, plan)
+    run, source = PROVIDERS[provider](items), source.to(DEVICE)
+    torch.testing.assert_close(run(source).cpu(), expected, rtol=1e-4, atol=1e-4)
+    return source, run, 4 * (plan.source_numel + plan.student_numel)
+
+
+def timed(benchmark: Any, call: Callable[[], Any], nbytes: int) -> None:
+    """Time synchronised calls beside the roof: a copy that moves `nbytes` in all."""
+    source = torch.ones(nbytes // 8, device=DEVICE)
+    target = torch.empty_like(source)
+    benchmark.extra_info["bytes"] = nbytes
+    benchmark.extra_info["roof_s"] = seconds_of(lambda: target.copy_(source))
+
+    def step() -> None:
+        call()
+        synchronize()
+
+    benchmark.pedantic(step, rounds=7, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_forward(benchmark, preset, provider):
+    source, run, nbytes = make_case(preset, provider)
+    benchmark.group = f"expand forward {preset}"
+    timed(benchmark, lambda: run(source), nbytes)
+
+
+@pytest.mark.parametrize("provider", ["oskt", "index", "embedding_bag"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_forward_backward(benchmark, preset, provider):
+    source, run, nbytes = make_case(preset, provider)
+    source.requires_grad_()
+    gradient = torch.ones_like(run(source))
+    benchmark.group = f"expand forward and backward {preset}"
+    timed(benchmark, lambda: torch.autograd.grad(run(source), source, gradient), 2 * nbytes)

@@ -36,10 +36,10 @@ def refining_loss(
     """scale * sum over weights l of weight_l * sum over rows k of |T_k - C_label(k)|^2."""
     total = chain.new_zeros((), dtype=torch.float64)
     for tensor, item in zip(teacher, plan.items):
-        rows = tensor.reshape(len(item.labels), -1).double()
-        clusters = chain[item.offset : item.offset + item.clusters * rows.shape[1]].double()
+        rows = tensor.reshape(len(item.labels), item.row_length).double()
+        clusters = chain[item.offset : item.end].double()
         labels = torch.as_tensor(item.labels, device=chain.device, dtype=torch.long)
-        residual = rows - clusters.reshape(item.clusters, -1)[labels]
+        residual = rows - clusters.reshape(item.clusters, item.row_length)[labels]
         total = total + item.weight * residual.square().sum()
     return (scale * total).to(torch.promote_types(chain.dtype, torch.float32))
 

@@ -14,10 +14,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/host_device.h"
 #include "common/simd.h"
 #include "expand/expand.h"
 #include "glue/checks.h"
+
+// Inlined by force, because a function that is called keeps one instruction set for all clones.
+#define OSKT_INLINE inline __attribute__((always_inline))
 
 namespace oskt {
 namespace {
@@ -127,8 +129,7 @@ OSKT_INLINE void copy_columns(const PlanItem& item, const List& list, const Rows
 template <bool kOnes, typename scalar_t>
 OSKT_INLINE void reduce_columns(const PlanItem& item, const List& list, const Rows<scalar_t>& rows,
                                 int count, int32_t begin, int32_t end) {
-  if (item.area == 1 && count == kBatch)
-    return sum_columns<kBatch, kOnes>(list, rows, begin, end);
+  if (item.area == 1 && count == kBatch) return sum_columns<kBatch, kOnes>(list, rows, begin, end);
   for (int r = 0; r < count; ++r) {
     const Rows<scalar_t> row{{rows.from[r]}, {rows.to[r]}};
     if (item.column_kind != kSum)
@@ -242,8 +243,8 @@ void check_plan(const Tensor& source, const Tensor& table, const Tensor& coeffic
             header.coefficients == coefficient.numel(),
         "expand: table must be the int64 table of an ExpansionPlan, got something else.");
   check(header.source_numel == source.numel() && header.student_numel == student_numel,
-        "expand: source and student must have ", header.source_numel, " and ",
-        header.student_numel, " elements, got ", source.numel(), " and ", student_numel, ".");
+        "expand: source and student must have ", header.source_numel, " and ", header.student_numel,
+        " elements, got ", source.numel(), " and ", student_numel, ".");
 }
 
 Tensor expand_cpu(Tensor source, Tensor table, Tensor coefficient, Tensor transposed_table,

@@ -33,8 +33,8 @@ Tensor expand_cuda(Tensor source, Tensor table, Tensor coefficient, Tensor trans
                                     coefficient.numel(),
                                     source.numel(),
                                     student_numel};
-  check_launch("expand", expand::launch_expand(params, storage_of("expand", source),
-                                               current_stream(source)));
+  check_launch("expand",
+               expand::launch_expand(params, storage_of("expand", source), current_stream(source)));
   return student;
 }
 

@@ -51,8 +51,8 @@ template <typename T>
 std::vector<T> to_vector(const py::array& array, size_t map, const char* name, const char* dtype) {
   require(array.ndim() == 1, name, " of map ", map, " must be one-dimensional, got ", array.ndim(),
           " dimensions", kBuildMaps);
-  require(py::isinstance<py::array_t<T>>(array), name, " of map ", map, " must be ", dtype, ", got ",
-          py::str(array.dtype()).cast<std::string>(), kBuildMaps);
+  require(py::isinstance<py::array_t<T>>(array), name, " of map ", map, " must be ", dtype,
+          ", got ", py::str(array.dtype()).cast<std::string>(), kBuildMaps);
   const auto packed = py::array_t<T, py::array::c_style>(array);
   return {packed.data(), packed.data() + packed.size()};
 }

@@ -13,10 +13,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/host_device.h"
 #include "common/simd.h"
 #include "glue/checks.h"
 #include "refine/refining_loss.h"
+
+// Inlined by force, because a function that is called keeps one instruction set for all clones.
+#define OSKT_INLINE inline __attribute__((always_inline))
 
 namespace oskt {
 namespace {
@@ -37,11 +39,9 @@ OSKT_INLINE scalar_t store(double value) {
 
 // Writes the gradients of one task, where asked for, and returns its sum of squared residuals.
 template <typename scalar_t, bool kTeacher, bool kChain>
-OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task,
-                                                      double factor, const scalar_t* teacher,
-                                                      scalar_t* teacher_gradient,
-                                                      const scalar_t* chain,
-                                                      scalar_t* chain_gradient) {
+OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task, double factor,
+                            const scalar_t* teacher, scalar_t* teacher_gradient,
+                            const scalar_t* chain, scalar_t* chain_gradient) {
   const LossItem& item = plan.item(task.item);
   const int64_t* starts = plan.table + item.starts_at;
   const int64_t* members = plan.table + item.members_at;
@@ -59,8 +59,7 @@ OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task,
           const double residual = static_cast<double>(teacher[at + e]) - center[e];
           lane += residual * residual;
           if constexpr (kChain) sum[e] += residual;
-          if constexpr (kTeacher)
-            teacher_gradient[at + e] = store<scalar_t>(factor * residual);
+          if constexpr (kTeacher) teacher_gradient[at + e] = store<scalar_t>(factor * residual);
         };
         for (int64_t e = 0; e < whole; e += kLanes) {
 #pragma omp simd
@@ -131,9 +130,9 @@ void check_plan(const std::vector<Tensor>& teacher, const Tensor& chain, const T
         "refining_loss: table must be the int64 table of a RefiningPlan, got something else.");
   const LossReader plan{table.const_data_ptr<int64_t>()};
   const LossHeader& header = plan.header();
-  check(header.magic == kMagic && header.words == table.numel() &&
-            header.num_items == weight.numel(),
-        "refining_loss: table must be the int64 table of a RefiningPlan, got something else.");
+  check(
+      header.magic == kMagic && header.words == table.numel() && header.num_items == weight.numel(),
+      "refining_loss: table must be the int64 table of a RefiningPlan, got something else.");
   check(header.num_items == static_cast<int64_t>(teacher.size()),
         "refining_loss: teacher must have ", header.num_items, " tensors, got ", teacher.size(),
         ".");
@@ -148,13 +147,14 @@ void check_plan(const std::vector<Tensor>& teacher, const Tensor& chain, const T
           plan.item(i).rows * plan.item(i).row_length, " elements, got ", teacher[i].numel(), ".");
 }
 
-std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cpu(
-    std::vector<Tensor> teacher, Tensor chain, Tensor table, Tensor weight, double scale,
-    bool teacher_needs_gradient, bool chain_needs_gradient) {
+std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cpu(std::vector<Tensor> teacher,
+                                                                  Tensor chain, Tensor table,
+                                                                  Tensor weight, double scale,
+                                                                  bool teacher_needs_gradient,
+                                                                  bool chain_needs_gradient) {
   check_plan(teacher, chain, table, weight);
   const bool wide = chain.scalar_type() == ScalarType::Double;
-  Tensor loss =
-      torch::stable::new_empty(chain, {}, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor loss = torch::stable::new_empty(chain, {}, wide ? ScalarType::Double : ScalarType::Float);
   std::vector<Tensor> teacher_gradient;
   if (teacher_needs_gradient)
     for (const Tensor& tensor : teacher)

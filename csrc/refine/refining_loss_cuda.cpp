@@ -27,8 +27,8 @@ void check_inputs(const std::vector<Tensor>& teacher, const Tensor& chain, const
             table.numel() * sizeof(int64_t) >= sizeof(LossHeader),
         "refining_loss: table and weight must be those of a RefiningPlan on the device of chain, "
         "got something else.");
-  check(weight.numel() == static_cast<int64_t>(teacher.size()),
-        "refining_loss: teacher must have ", weight.numel(), " tensors, got ", teacher.size(), ".");
+  check(weight.numel() == static_cast<int64_t>(teacher.size()), "refining_loss: teacher must have ",
+        weight.numel(), " tensors, got ", teacher.size(), ".");
   check(chain.is_contiguous(), "refining_loss: chain must be contiguous.");
   for (size_t i = 0; i < teacher.size(); ++i)
     check(here(teacher[i]) && teacher[i].scalar_type() == chain.scalar_type(),
@@ -36,9 +36,11 @@ void check_inputs(const std::vector<Tensor>& teacher, const Tensor& chain, const
           "] must be contiguous, of the dtype and on the device of chain.");
 }
 
-std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cuda(
-    std::vector<Tensor> teacher, Tensor chain, Tensor table, Tensor weight, double scale,
-    bool teacher_needs_gradient, bool chain_needs_gradient) {
+std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cuda(std::vector<Tensor> teacher,
+                                                                   Tensor chain, Tensor table,
+                                                                   Tensor weight, double scale,
+                                                                   bool teacher_needs_gradient,
+                                                                   bool chain_needs_gradient) {
   check_inputs(teacher, chain, table, weight);
   const Storage storage = storage_of("refining_loss", chain);
   const torch::stable::accelerator::DeviceGuard guard(chain.get_device_index());
@@ -46,8 +48,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cuda(
   const bool wide = storage == Storage::kFloat64;
   const auto items = static_cast<int64_t>(teacher.size());
   const int64_t partials = (items + kChunk - 1) / kChunk * kBlocks;
-  Tensor loss =
-      torch::stable::new_empty(chain, {}, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor loss = torch::stable::new_empty(chain, {}, wide ? ScalarType::Double : ScalarType::Float);
   Tensor partial = torch::stable::new_empty(chain, {partials}, ScalarType::Double);
   std::vector<Tensor> teacher_gradient;
   if (teacher_needs_gradient)

@@ -249,7 +249,8 @@ class _Demo:
             folder, "student", self.scale.student, lambda: self.student(chain, label), parent
         )
         self.add_row(
-            student, f"student {label}", "finetuned", label, chain.costs(students.widths_of(student)),
+            student, f"student {label}", "finetuned", label,
+            chain.costs(students.widths_of(student)),
             steps=self.steps(self.scale.student), seconds=time.perf_counter() - start,
         )  # fmt: skip
 

@@ -1,0 +1,86 @@
+"""The refining loss of ResNet-50 against a chain of width 1/8: loss and gradients of 53 weights.
+
+Rows: the fused operator and the same formula in PyTorch autograd, with gradients to both (the
+published joint refinement), to the chain alone (a frozen teacher) and to none. extra_info holds
+`bytes`, the compulsory traffic, and `roof_s`, the time of a copy that moves as many.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness import DEVICE, seconds_of, synchronize
+from oskt_ext import RefiningPlan, refining_loss
+from oskt_ext.reference import refining_loss as refining_loss_reference
+from oskt_ext.refining_loss import RefiningItem
+from shapes import resnet50_convs
+
+NEEDS = {"both": (True, True), "chain": (False, True), "none": (False, False)}
+
+
+@cache
+def problem() -> tuple[list[Tensor], Tensor, RefiningPlan]:
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    items, teacher, offset = [], [], 0
+    for _, rows, columns, side in resnet50_convs():
+        clusters, length = rows // 8, columns * side * side
+        labels = np.concatenate([np.arange(clusters), rng.integers(clusters, size=rows - clusters)])
+        items.append(RefiningItem(rng.permutation(labels), clusters, length, offset))
+        offset += clusters * length
+        teacher.append(torch.randn(rows, columns, side, side, generator=generator).to(DEVICE))
+    chain = torch.randn(offset, generator=generator).to(DEVICE)
+    return teacher, chain, RefiningPlan(items).to(DEVICE)
+
+
+def run_torch(teacher: list[Tensor], chain: Tensor, plan: RefiningPlan) -> Tensor:
+    """The formula as one would write it: a gather, a difference and a sum per weight."""
+    total = chain.new_zeros(())
+    for tensor, item, labels in zip(teacher, plan.items, device_labels()):
+        clusters = chain[item.offset : item.end].reshape(item.clusters, item.row_length)
+        residual = tensor.flatten(1) - clusters[labels]
+        total = total + (residual * residual).sum()
+    return total
+
+
+@cache
+def device_labels() -> list[Tensor]:
+    return [torch.as_tensor(item.labels, device=DEVICE) for item in problem()[2].items]
+
+
+PROVIDERS = {"oskt": refining_loss, "torch": run_torch}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("needs", NEEDS)
+def test_refining_loss(benchmark: Any, needs: str, provider: str) -> None:
+    teacher, chain, plan = problem()
+    of_teacher, of_chain = NEEDS[needs]
+    teacher = [t.detach().requires_grad_(of_teacher) for t in teacher]
+    chain = chain.detach().requires_grad_(of_chain)
+    leaves = [t for t in [*teacher, chain] if t.requires_grad]
+
+    def step() -> Tensor:
+        loss = PROVIDERS[provider](teacher, chain, plan)
+        if leaves:
+            torch.autograd.grad(loss, leaves)
+        synchronize()
+        return loss.detach()
+
+    with torch.no_grad():
+        expected = refining_loss_reference(teacher, chain, plan)
+    torch.testing.assert_close(step(), expected, rtol=1e-5, atol=0.0)
+
+    teacher_bytes = 4 * sum(t.numel() for t in teacher)
+    nbytes = (1 + of_teacher) * teacher_bytes + (1 + of_chain) * 4 * chain.numel()
+    source = torch.ones(nbytes // 8, device=DEVICE)
+    target = torch.empty_like(source)
+    benchmark.group = f"refining loss, gradients to {needs}"
+    benchmark.extra_info["bytes"] = nbytes
+    benchmark.extra_info["roof_s"] = seconds_of(lambda: target.copy_(source), rounds=5)
+    benchmark.pedantic(step, rounds=7, warmup_rounds=1)
