@@ -5,12 +5,13 @@ import json
 import os
 import resource
 
-import oskt.checkpoint
 import pytest
 import safetensors.torch
 import torch
-from oskt.checkpoint import file_hash, load_state, save_model, write_atomic
 from torch import nn
+
+import oskt.checkpoint
+from oskt.checkpoint import file_hash, load_state, save_model, write_atomic
 
 
 class Everything(nn.Module):

@@ -2,9 +2,10 @@
 
 import math
 
-import oskt.losses
 import pytest
 import torch
+
+import oskt.losses
 from oskt.losses import (
     ReIDLoss,
     batch_hard_triplet,

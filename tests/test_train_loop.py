@@ -8,14 +8,15 @@ import shutil
 import signal
 from collections import namedtuple
 
-import oskt.train.loop
 import pytest
 import torch
+from torch import nn
+from train_fakes import TinyData, TinyNet, objective, recipe, short_run
+
+import oskt.train.loop
 from oskt.train import Recipe, fit
 from oskt.train.process import StopRequest, World, seed_step
 from oskt.train.updater import Updater
-from torch import nn
-from train_fakes import TinyData, TinyNet, objective, recipe, short_run
 
 OPTIONS = {"tensorboard": False, "device": "cpu"}
 

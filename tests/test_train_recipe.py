@@ -3,8 +3,9 @@
 import dataclasses
 import json
 
-import oskt.train.recipe
 import pytest
+
+import oskt.train.recipe
 from oskt.train.recipe import RECIPES, Recipe, RefineRecipe, learning_rate
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from oskt.train import fit
-from oskt.train.teacher import SupervisedObjective
 from test_train_loop import OPTIONS, assert_same
 from train_fakes import TinyData, TinyNet, objective, parallel_run, recipe, short_run
+
+from oskt.train import fit
+from oskt.train.teacher import SupervisedObjective
 
 WORKER = Path(__file__).with_name("train_fakes.py")
 

@@ -5,12 +5,13 @@ import types
 
 import pytest
 import torch
+from torch import nn
+from train_fakes import TinyData, TinyJoint, TinyNet, recipe
+
 from oskt.checkpoint import file_hash, load_state
 from oskt.train import finetune_student, refine_chain, train_teacher
 from oskt.train.refine import JointObjective
 from oskt.train.teacher import output_sizes
-from torch import nn
-from train_fakes import TinyData, TinyJoint, TinyNet, recipe
 
 OPTIONS = {"tensorboard": False, "device": "cpu"}
 

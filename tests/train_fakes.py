@@ -12,20 +12,30 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.func import functional_call
+
 from oskt.train import RefineRecipe, World, fit
 from oskt.train.refine import JointObjective
 from oskt.train.teacher import SupervisedObjective
-from torch import nn
-from torch.func import functional_call
 
 CLASSES = 4
 
 
 def recipe(**changes):
     options = {
-        **{"epochs": 3, "identities": 4, "instances": 2, "height": 8, "width": 4},
-        **{"schedule": "cosine", "steps": (), "warmup_epochs": 1, "lr": 1e-2},
-        **{"center_weight": 5e-4, "smooth": True, **changes},
+        "epochs": 3,
+        "identities": 4,
+        "instances": 2,
+        "height": 8,
+        "width": 4,
+        "schedule": "cosine",
+        "steps": (),
+        "warmup_epochs": 1,
+        "lr": 1e-2,
+        "center_weight": 5e-4,
+        "smooth": True,
+        **changes,
     }
     return RefineRecipe(**options)
 
