@@ -127,7 +127,7 @@ Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string
   lay_out(static_cast<char*>(scratch.mutable_data_ptr()), table, batch);
 
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   // Pageable memory is staged before the call returns, so that the table may go out of scope.
   check_cuda(cudaMemcpyAsync(scratch.mutable_data_ptr(), table.data(),
                              table.size() * sizeof(DeviceProblem), cudaMemcpyHostToDevice,

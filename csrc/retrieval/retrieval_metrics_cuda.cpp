@@ -107,7 +107,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retrieval_metrics_cuda(
                                    query_cameras, gallery_cameras, metric, max_rank);
   Outputs out(in, max_rank);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_current_cuda_stream(query_features.get_device_index(), &stream));
   dispatch_floating("retrieval_metrics", query_features.scalar_type(), [&](auto zero) {
     using acc_t = std::conditional_t<std::is_same_v<decltype(zero), double>, double, float>;
