@@ -11,19 +11,13 @@ select; `numpy`, add.reduceat; `cupy`, the `index` form there. A copy of the byt
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
-from harness import DEVICE, copy_bandwidth, synchronize
-from shapes import PRESETS, resnet50_convs, resnet50_groups
-from torch import Tensor
 
-from oskt_ext import ExpansionPlan, IndexMap, expand
-from oskt_ext.reference import expand as expand_reference
+from oskt_ext import IndexMap
+from shapes import PRESETS, resnet50_convs, resnet50_groups
 
 VECTORS = 4  # gamma, beta, running mean and running variance of the norm behind every convolution
 

@@ -62,7 +62,9 @@ class IndexMap:
         starts = np.concatenate([[0], np.cumsum([m.size for m in maps])]).astype(np.int32)
         ends = np.concatenate([[0], np.cumsum([len(m.index) for m in maps])]).astype(np.int32)
         return IndexMap(
-            np.concatenate([[0], *(m.offsets[1:] + e for m, e in zip(maps, ends))]).astype(np.int32),
+            np.concatenate([[0], *(m.offsets[1:] + e for m, e in zip(maps, ends))]).astype(
+                np.int32
+            ),
             np.concatenate([m.index + s for m, s in zip(maps, starts)]).astype(np.int32),
             np.concatenate([m.weight for m in maps]),
             int(starts[-1]),
@@ -131,7 +133,9 @@ class ExpansionPlan:
         """The same plan with its tables on `device`."""
         moved = object.__new__(ExpansionPlan)
         for name, value in vars(self).items():
-            object.__setattr__(moved, name, value.to(device) if isinstance(value, Tensor) else value)
+            object.__setattr__(
+                moved, name, value.to(device) if isinstance(value, Tensor) else value
+            )
         return moved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +83,7 @@ class RefiningPlan:
 
     def __init__(self, items: Sequence[RefiningItem]) -> None:
         by_offset = sorted((i for i in items if i.clusters), key=lambda item: item.offset)
-        for before, after in zip(by_offset, by_offset[1:]):
+        for before, after in itertools.pairwise(by_offset):
             if after.offset < before.end:
                 raise ValueError(
                     "RefiningPlan: items must not overlap in the chain, got one that ends at "
@@ -102,7 +103,9 @@ class RefiningPlan:
         """The same plan with its tables on `device`."""
         moved = object.__new__(RefiningPlan)
         for name, value in vars(self).items():
-            object.__setattr__(moved, name, value.to(device) if isinstance(value, Tensor) else value)
+            object.__setattr__(
+                moved, name, value.to(device) if isinstance(value, Tensor) else value
+            )
         return moved
 
 
@@ -140,7 +143,7 @@ def _tasks(number: int, sizes: NDArray[np.int64], row_length: int) -> list[tuple
             begin, elements = cluster, 0
         if parts > 1:
             cuts = [row_length * part // parts for part in range(parts + 1)]
-            tasks += [(number, cluster, cluster + 1, a, b) for a, b in zip(cuts, cuts[1:])]
+            tasks += [(number, cluster, cluster + 1, a, b) for a, b in itertools.pairwise(cuts)]
             begin = cluster + 1
         else:
             elements += own

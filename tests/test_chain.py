@@ -8,11 +8,12 @@ import nets
 import numpy as np
 import pytest
 import torch
-from oskt.chain import WeightChain
-from oskt.models.resnet import ResNet
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+
+from oskt.chain import WeightChain
+from oskt.models.resnet import ResNet
 
 IMAGES = torch.zeros(2, 3, 64, 32)
 
@@ -218,7 +219,9 @@ def test_wrong_teachers_and_options(teacher, arguments, message):
 def test_a_diverged_teacher_is_refused():
     teacher = ResNet(18, in_planes=4)
     teacher.layer3[0].conv1.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"teacher must be finite, got NaN or Inf in layer3\.0\.con"):
+    with pytest.raises(
+        ValueError, match=r"teacher must be finite, got NaN or Inf in layer3\.0\.con"
+    ):
         WeightChain.from_teacher(teacher, IMAGES)
 
 

@@ -1,4 +1,4 @@
-"""Channel groups by tracing: what is tied, what is frozen, and that groups are numerically right."""
+"""Channel groups by tracing: what is tied, what is frozen, and that groups are right."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import nets
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from oskt.chain import WeightChain
 from oskt.coupling import Coupling, trace_coupling
 from oskt.models.resnet import ResNet, widths
 from oskt.verification import TOLERANCE, checked, deviations, random_clusterings
-from torch import nn
 
 IMAGE = torch.zeros(2, 3, 8, 8)
 KNOWN = [nets.Mixed, nets.Gate, nets.SplitSum, nets.Shared, nets.Scaled]
@@ -88,13 +89,13 @@ def test_value_dependent_branches_are_refused():
         def forward(self, x):
             return super().forward(x) if x.sum() > 0 else x
 
-    with pytest.raises(ValueError, match=r"coupling: module must run on meta tensors, got .*\. Rem"):
+    with pytest.raises(
+        ValueError, match=r"coupling: module must run on meta tensors, got .*\. Rem"
+    ):
         trace_coupling(Branch(3, 3, 1), IMAGE)
 
 
-@pytest.mark.parametrize(
-    ("depth", "groups"), [(18, 12), (34, 20), (50, 37), (101, 71), (152, 105)]
-)
+@pytest.mark.parametrize(("depth", "groups"), [(18, 12), (34, 20), (50, 37), (101, 71), (152, 105)])
 def test_residual_families(depth, groups):
     coupling = trace_coupling(ResNet(depth, in_planes=4, num_classes=3), torch.zeros(2, 3, 64, 32))
     assert len(coupling.free) == groups
@@ -104,7 +105,9 @@ def test_residual_families(depth, groups):
 
 @pytest.mark.parametrize("options", [{"pooling": "gem"}, {"depth": 18}, {"last_stride": 2}])
 def test_residual_variants_are_exact(options):
-    module = ResNet(**{"depth": 50, "in_planes": 4, "num_classes": 3, "layers": (1, 1, 1, 1), **options})
+    module = ResNet(
+        **{"depth": 50, "in_planes": 4, "num_classes": 3, "layers": (1, 1, 1, 1), **options}
+    )
     chain = WeightChain.from_teacher(module, torch.zeros(2, 3, 64, 32), width=0.5)
     assert max(d for _, d in deviations(chain, torch.zeros(2, 3, 64, 32))) < TOLERANCE
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from oskt.data import Augment, CorruptImageError, ImageStore, PKSampler, ReIDLoader, Split
 from PIL import Image
+
+from oskt.data import Augment, CorruptImageError, ImageStore, PKSampler, ReIDLoader, Split
 
 
 def generator(seed=0):

@@ -7,8 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from oskt.data import contact_sheet, draw, make_pedestrians, read_market
 from PIL import Image
+
+from oskt.data import contact_sheet, draw, make_pedestrians, read_market
 
 OPTIONS = {
     "train_ids": 6,

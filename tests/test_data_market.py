@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from oskt.data import CorruptImageError, check_data, check_images, load_image, read_market
 from oskt.data.check import KNOWN
-from PIL import Image
 
 
 def write(path, size=(8, 16), colour=(10, 200, 90)):

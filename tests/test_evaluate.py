@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oskt.embedding import ImageFiles, embed
-from oskt.evaluate import evaluate, ranking_lists, spread_queries
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
+
+from oskt.embedding import ImageFiles, embed
+from oskt.evaluate import evaluate, ranking_lists, spread_queries
 
 HEIGHT, WIDTH = 8, 4
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from oskt.interop import load_published, load_published_chain
 from oskt.joint import JointModel
 from oskt.models.resnet import widths

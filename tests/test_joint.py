@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from oskt.chain import WeightChain
 from oskt.joint import JointModel
 from oskt.models.resnet import ResNet

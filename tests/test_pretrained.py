@@ -9,11 +9,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from oskt.models.resnet import ResNet
-from oskt.pretrained import canonical_name, load_pretrained, read_state_dict
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from oskt.models.resnet import ResNet
+from oskt.pretrained import canonical_name, load_pretrained, read_state_dict
 
 
 class Block(nn.Module):

@@ -14,6 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
+
 from oskt.console import Presenter
 from oskt.evaluate import RankingLists
 from oskt.report import (
@@ -32,8 +35,6 @@ from oskt.report import (
     write_rows,
 )
 from oskt.report.table import compare, count_text, difference_text, notes
-from PIL import Image
-from rich.console import Console
 
 VOID = {"meta", "img", "source", "br", "link", "hr", "input"}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from oskt.coupling import trace_coupling
 from oskt.models.resnet import PRESETS, ResNet, widths
 from oskt.widths import Clustering, allocate, cut, macs, parameters, resolve

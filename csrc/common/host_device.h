@@ -1,8 +1,9 @@
 #pragma once
 
-// Marks a function that the CPU and the CUDA kernels share.
+// OSKT_HOST_DEVICE marks functions that the CPU and the CUDA kernels share.
+#define OSKT_INLINE inline __attribute__((always_inline))
 #if defined(__CUDACC__)
 #define OSKT_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define OSKT_HOST_DEVICE inline
+#define OSKT_HOST_DEVICE OSKT_INLINE
 #endif

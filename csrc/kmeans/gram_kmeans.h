@@ -337,7 +337,7 @@ class GramKmeans {
   const Gram<T> g_;
   const Settings settings_;
   const uint64_t restart_;
-  const Workspace<T> w_;
+  const Workspace<T>& w_;
 };
 
 }  // namespace oskt::kmeans

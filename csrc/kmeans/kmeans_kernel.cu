@@ -193,12 +193,13 @@ __global__ void __launch_bounds__(kLineThreads) nearest_kernel(DeviceBatch batch
 }
 
 // One block per (problem, restart).
-__global__ void __launch_bounds__(DeviceTeam::kThreads) cluster_kernel(DeviceBatch batch) {
+__global__ void __launch_bounds__(DeviceTeam::kThreads, 1) cluster_kernel(DeviceBatch batch) {
   __shared__ DeviceTeam::Shared shared;
+  __shared__ Workspace<double> workspace;  // its pointers would fill the registers
   DeviceTeam team(shared);
   const DeviceProblem& p = batch.problems[blockIdx.x / batch.restarts];
   const int64_t restart = blockIdx.x % batch.restarts;
-  const Workspace<double> workspace = workspace_of(p, restart, batch.settings.init);
+  team.once([&] { workspace = workspace_of(p, restart, batch.settings.init); });
   if (batch.settings.init == Init::kLabels) {
     team.for_each(p.n, [&](int64_t i) {
       workspace.label[i] = p.initial_label[i];

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import oskt_ext
 import torch
 from torch import Tensor, nn
 
+import oskt_ext
 from oskt import chain_file, expansion, models, students, verification, widths
 from oskt.clustering import cluster_channels
 from oskt.coupling import Coupling, TensorLayout, trace_coupling
@@ -162,8 +162,10 @@ class WeightChain:
             for layout in expansion.layouts_of(coupling, ("plain",))
         }
         template = on_meta(module, buffers=False)
-        sections = map(section, (WEIGHTS, VECTORS, STATISTICS))
-        return WeightChain(coupling, clusterings, *sections, plain, template=template, meta=meta)
+        weights, vectors, statistics = map(section, (WEIGHTS, VECTORS, STATISTICS))
+        return WeightChain(
+            coupling, clusterings, weights, vectors, statistics, plain, template=template, meta=meta
+        )
 
     # -- sizes ----------------------------------------------------------------------------------
 
@@ -292,7 +294,7 @@ class WeightChain:
         sizes = self.resolve(width, widths, preset)
         module = students.narrow(self.template, self.coupling, sizes)
         students.fill(module, self.expand(sizes, norm=norm), self.absent)
-        module.widths = sizes
+        students.set_widths(module, sizes)
         return module.eval()
 
     def verify(self, example_inputs: Tensor | Sequence[Tensor], *, quiet: bool = False) -> float:
@@ -365,7 +367,9 @@ class WeightChain:
         return WeightChain(
             coupling,
             clusterings,
-            *(tensor.to(storage) for tensor in sections.values()),
+            sections["weights"].to(storage),
+            sections["vectors"].to(storage),
+            sections["statistics"],
             plain,
             absent=header["absent"],
             template=template,

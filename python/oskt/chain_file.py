@@ -64,7 +64,9 @@ def check_template(path: str | Path, template: nn.Module, coupling: Coupling) ->
     """The template must have the tensors that the chain was made from, in their shapes."""
     shapes = {name: tuple(t.shape) for name, t in template.state_dict().items()}
     wanted = {name: layout.shape for name, layout in coupling.layouts.items()}
-    wrong = [n for n in wanted if shapes.get(n) != wanted[n]] + [n for n in shapes if n not in wanted]
+    wrong = [n for n in wanted if shapes.get(n) != wanted[n]] + [
+        n for n in shapes if n not in wanted
+    ]
     if wrong:
         name = wrong[0]
         raise ValueError(
@@ -72,4 +74,3 @@ def check_template(path: str | Path, template: nn.Module, coupling: Coupling) ->
             f"{name} {shapes.get(name)} for {wanted.get(name)} ({len(wrong)} differ). "
             "Give a module of the architecture that the chain was made from."
         )
-

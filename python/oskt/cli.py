@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -33,7 +33,7 @@ app.add_typer(data_app, name="data")
 
 Data = Annotated[Path, typer.Option(help="data folder in the Market-1501 layout")]
 Out = Annotated[Path, typer.Option(help="folder of this run; made if absent")]
-Device = Annotated[Optional[str], typer.Option(help="cpu or cuda; default: the GPU if there is one")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from a run that was stopped")]
 Every = Annotated[int, typer.Option(help="epochs between evaluations")]
 Corrupt = Annotated[
@@ -68,8 +68,8 @@ def data_make(
     height: Annotated[int, typer.Option(help="of a picture, pixels")] = 128,
     width: Annotated[int, typer.Option(help="of a picture, pixels")] = 64,
     seed: Annotated[int, typer.Option(help="the data set is a function of it")] = 0,
-    workers: Annotated[Optional[int], typer.Option(help="processes; default one per core")] = None,
-    sheet: Annotated[Optional[Path], typer.Option(help="also write a contact sheet here")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; default one per core")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="also write a contact sheet here")] = None,
 ) -> None:
     """Draw a pedestrian data set in the layout of Market-1501."""
     make_pedestrians(
@@ -97,9 +97,9 @@ def teacher(
     depth: Annotated[int, typer.Option(help="18, 34, 50, 101 or 152")] = 50,
     in_planes: Annotated[int, typer.Option(help="width of the stem; 64 is standard")] = 64,
     multipliers: Annotated[str, typer.Option(help="planes of stages 2-4 over in_planes")] = "2,4,8",
-    layers: Annotated[Optional[str], typer.Option(help="blocks per stage, e.g. 2,2,2,2")] = None,
+    layers: Annotated[str | None, typer.Option(help="blocks per stage, e.g. 2,2,2,2")] = None,
     pooling: Annotated[Literal["avg", "gem"], typer.Option(help="over space")] = "avg",
-    pretrained: Annotated[Optional[Path], typer.Option(help="checkpoint to start from")] = None,
+    pretrained: Annotated[Path | None, typer.Option(help="checkpoint to start from")] = None,
     min_coverage: Annotated[float, typer.Option(help="share of it that must match")] = 0.9,
     evaluate_every: Every = 20,
     resume: Resume = False,
@@ -165,18 +165,18 @@ def refine(
 def expand(
     chain: Annotated[Path, typer.Argument(help="chain file of `oskt refine` or `oskt import`")],
     out: Annotated[Path, typer.Option(help="model file to write")],
-    width: Annotated[Optional[float], typer.Option(help="share of the teacher's channels")] = None,
+    width: Annotated[float | None, typer.Option(help="share of the teacher's channels")] = None,
     preset: Annotated[
-        Optional[str], typer.Option(help="size of the paper: " + ", ".join(models.resnet.PRESETS))
+        str | None, typer.Option(help="size of the paper: " + ", ".join(models.resnet.PRESETS))
     ] = None,
     group: Annotated[
-        Optional[list[str]], typer.Option(help="NAME=CHANNELS of one channel group; repeatable")
+        list[str] | None, typer.Option(help="NAME=CHANNELS of one channel group; repeatable")
     ] = None,
     norm: Annotated[
         Literal["interpolate", "exact"], typer.Option(help="how norm vectors follow the width")
     ] = "interpolate",
     recalibrate: Annotated[
-        Optional[Path], typer.Option(help="data folder whose images measure norm statistics")
+        Path | None, typer.Option(help="data folder whose images measure norm statistics")
     ] = None,
     height: Annotated[int, typer.Option(help="of those images, pixels")] = 256,
     image_width: Annotated[int, typer.Option(help="of those images, pixels")] = 128,
@@ -189,7 +189,7 @@ def expand(
     if recalibrate is not None:
         recipe = Recipe(height=height, width=image_width)
         ReIDData(recalibrate, recipe, device=device).recalibrate(student)
-    parameters, macs = source.costs(student.widths)
+    parameters, macs = source.costs(students.widths_of(student))
     save_model(out, student.cpu(), _student_meta(student, chain))
     console.print(f"student: {out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
 
@@ -211,7 +211,7 @@ def finetune(
     folder = ReIDData(data, recipe, corrupt=corrupt, device=device, workers=workers)
     model, _ = students.load_model(student)
     batches = folder.training(recipe)
-    if model.classifier is None or model.classifier.out_features != batches.num_classes:
+    if students.num_classes(model) != batches.num_classes:
         students.replace_classifier(model, batches.num_classes)
     path = finetune_student(
         model, batches, recipe, out, parent=student, evaluate=folder.scores,
@@ -224,10 +224,10 @@ def finetune(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="model file: teacher or student")],
     data: Data,
-    height: Annotated[Optional[int], typer.Option(help="pixels; default as trained")] = None,
-    width: Annotated[Optional[int], typer.Option(help="pixels; default as trained")] = None,
+    height: Annotated[int | None, typer.Option(help="pixels; default as trained")] = None,
+    width: Annotated[int | None, typer.Option(help="pixels; default as trained")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored image")] = False,
-    json_out: Annotated[Optional[Path], typer.Option("--json", help="also write scores")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="also write scores")] = None,
     device: Device = None,
 ) -> None:
     """Score a model on the query and gallery folders (Market-1501 protocol)."""
@@ -291,7 +291,7 @@ def _print_frozen(chain: WeightChain) -> None:
 
 def _student_meta(student: torch.nn.Module, chain: Path) -> dict[str, object]:
     spec = getattr(student, "spec", None)
-    return {"spec": spec, "widths": student.widths, "parent": file_hash(chain)}
+    return {"spec": spec, "widths": students.widths_of(student), "parent": file_hash(chain)}
 
 
 def _ints(text: str) -> list[int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import oskt_ext
 import torch
 from torch import Tensor
 
+import oskt_ext
 from oskt.coupling import ChannelGroup, Coupling
 from oskt.widths import Clustering
 
@@ -109,9 +109,7 @@ def _rows(
     return torch.cat(parts, dim=1)
 
 
-def _fold(
-    coupling: Coupling, tensors: Mapping[str, Tensor], writer: str, matrix: Tensor
-) -> Tensor:
+def _fold(coupling: Coupling, tensors: Mapping[str, Tensor], writer: str, matrix: Tensor) -> Tensor:
     """Rows times gamma/sigma, with the folded bias as one more column."""
     names = coupling.norms.get(writer)
     bias = tensors.get(writer.removesuffix("weight") + "bias")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from oskt.tracing import COLUMN, ROW, STATISTIC, VECTOR, Axis, Trace, _leaf_runs, run_passes
 
-
 AxisRuns = tuple[tuple[str, int], ...]  # (group name, area), one channel run after the other
 
 

@@ -34,7 +34,7 @@ from oskt.train import RECIPES, Recipe, RefineRecipe, finetune_student, refine_c
 class Scale:
     """How large a demo is: data set, network and recipes."""
 
-    data: dict[str, int]
+    data: dict[str, Any]
     network: dict[str, Any]
     teacher: Recipe
     refine: RefineRecipe
@@ -207,9 +207,17 @@ class _Demo:
         self.evaluations[f"{name} {series}"] = result
         self.rows.append(
             ResultRow(
-                name, series, width, *costs, mAP=result.mAP, rank1=result.cmc[0], steps=steps,
-                seconds=seconds, seed=self.seed, settings={"mINP": result.mINP},
-            )  # fmt: skip
+                name,
+                series,
+                width,
+                *costs,
+                mAP=result.mAP,
+                rank1=result.cmc[0],
+                steps=steps,
+                seconds=seconds,
+                seed=self.seed,
+                settings={"mINP": result.mINP},
+            )
         )
         self.present.say(
             f"{name:<22} {series:<10} mAP {100 * result.mAP:5.1f}   "
@@ -223,16 +231,14 @@ class _Demo:
         self.add_row(after, "teacher, refined", "teacher", "1", costs, steps=steps)
 
     def student(self, chain: WeightChain, label: str) -> nn.Module:
-        student = chain.student(width=dict(self.scale.widths)[label])
-        # The chain file leaves the training classifier out; a fine-tune starts a fresh one.
-        return student
+        return chain.student(width=dict(self.scale.widths)[label])
 
     def at_once(self, chain: WeightChain, label: str, width: float) -> None:
         start = time.perf_counter()
         student = self.student(chain, label)
         seconds = time.perf_counter() - start
         self.data.recalibrate(student)
-        costs = chain.costs(student.widths)
+        costs = chain.costs(students.widths_of(student))
         self.add_row(student, f"student {label}", "at_once", label, costs, seconds=seconds)
 
     def finetune(self, chain: WeightChain, label: str) -> None:
@@ -243,7 +249,7 @@ class _Demo:
             folder, "student", self.scale.student, lambda: self.student(chain, label), parent
         )
         self.add_row(
-            student, f"student {label}", "finetuned", label, chain.costs(student.widths),
+            student, f"student {label}", "finetuned", label, chain.costs(students.widths_of(student)),
             steps=self.steps(self.scale.student), seconds=time.perf_counter() - start,
         )  # fmt: skip
 
@@ -256,7 +262,7 @@ class _Demo:
             f"scratch-{_slug(label)}", "student", recipe, lambda: self.fresh_student(chain, label)
         )
         self.add_row(
-            model, f"student {label}", "scratch", label, chain.costs(model.widths),
+            model, f"student {label}", "scratch", label, chain.costs(students.widths_of(model)),
             steps=self.steps(recipe), seconds=time.perf_counter() - start,
         )  # fmt: skip
 
@@ -264,8 +270,9 @@ class _Demo:
         torch.manual_seed(self.seed)
         student = self.student(chain, label)
         for module in student.modules():
-            if module is not student and hasattr(module, "reset_parameters"):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.reset_parameters()
+        assert isinstance(student, models.ResNet)
         student.reset_parameters()
         return student
 
@@ -275,9 +282,9 @@ class _Demo:
     # -- report ---------------------------------------------------------------------------------
 
     def report_data(self, chain: WeightChain) -> ReportData:
-        runs = ["teacher", "refine"] + [
-            f"{kind}-{_slug(label)}" for kind in ("finetune", "scratch") for label in self.scale.trained
-        ]  # fmt: skip
+        trained = [_slug(label) for label in self.scale.trained]
+        runs = ["teacher", "refine"]
+        runs += [f"{kind}-{label}" for kind in ("finetune", "scratch") for label in trained]
         groups = tuple(
             Group(name, tuple(int(n) for n in np.bincount(clustering.labels)))
             for name, clustering in chain.clusterings.items()
@@ -295,7 +302,9 @@ class _Demo:
     def ranking_pictures(self) -> tuple[Any, ...]:
         query, gallery = self.data.market.query, self.data.market.gallery
         shown = {"teacher, refined teacher": "teacher"}
-        shown |= {f"student {label} at_once": f"student {label}" for label in self.scale.trained[:2]}
+        shown |= {
+            f"student {label} at_once": f"student {label}" for label in self.scale.trained[:2]
+        }
         narrow = self.evaluations[f"student {self.scale.trained[0]} at_once"]
         chosen = spread_queries(narrow.average_precision, 6)
         lists = {}

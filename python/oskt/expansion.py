@@ -3,22 +3,26 @@ published chain becomes ragged lists."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from oskt_ext import ExpansionPlan, IndexMap, RefiningPlan
-from oskt_ext.refining_loss import RefiningItem
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oskt.coupling import Coupling, TensorLayout
 from oskt.widths import Clustering, cut
+from oskt_ext import ExpansionPlan, IndexMap, RefiningPlan
+from oskt_ext.refining_loss import RefiningItem
 
 MapOf = Callable[[str], IndexMap]
 Clusterings = Mapping[str, Clustering]
 
 
-def layouts_of(coupling: Coupling, roles: Sequence[str], absent: Iterable[str] = ()) -> list[TensorLayout]:
+def layouts_of(
+    coupling: Coupling, roles: Sequence[str], absent: Iterable[str] = ()
+) -> list[TensorLayout]:
     """The layouts with the given roles, role by role: the order of a flat buffer."""
     return [
         layout
@@ -88,8 +92,8 @@ def _with_area(index_map: IndexMap, area: int) -> IndexMap:
     if area == 1:
         return index_map
     offsets, members, weights = index_map.offsets, index_map.index, index_map.weight
-    lists = [members[a:b] for a, b in zip(offsets[:-1], offsets[1:])]
-    shares = [weights[a:b] for a, b in zip(offsets[:-1], offsets[1:])]
+    lists = [members[a:b] for a, b in itertools.pairwise(offsets)]
+    shares = [weights[a:b] for a, b in itertools.pairwise(offsets)]
     lengths = np.repeat(np.diff(offsets), area)
     return IndexMap(
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
@@ -176,7 +180,7 @@ def refining_plan(
     form "sum" is the published code's plain sum; "mean" divides as the paper does, by the number
     of weights and each weight's clusters. Returns the plan and the teacher tensors that it reads.
     """
-    items: list[tuple[str, Sequence[int], int, int, int]] = []
+    items: list[tuple[str, NDArray[np.int64], int, int, int]] = []
     offset = 0
     for layout in layouts:
         clusters = sum(

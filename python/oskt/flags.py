@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Annotated, Any, Literal, Optional, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 
@@ -61,8 +61,8 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _flag_type(field_type: Any) -> Any:
     if get_origin(field_type) is Literal or field_type in (int, float, bool):
-        return Optional[field_type]
-    return Optional[str]  # a tuple of epochs: "40,70"
+        return field_type | None
+    return str | None  # a tuple of epochs: "40,70"
 
 
 def _recipe(name: str, kind: type[Recipe], chosen: dict[str, Any]) -> Recipe:
@@ -75,5 +75,3 @@ def _recipe(name: str, kind: type[Recipe], chosen: dict[str, Any]) -> Recipe:
     if isinstance(changes.get("steps"), str):
         changes["steps"] = tuple(int(s) for s in changes["steps"].split(",") if s.strip())
     return replace(RECIPES[name], **changes)
-
-

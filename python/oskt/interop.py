@@ -65,11 +65,12 @@ def load_published(folder: str | Path) -> tuple[nn.Module, WeightChain]:
         return torch.cat([chain_state[layout.name].flatten() for layout in layouts])
 
     plain = {t.name: chain_state[t.name] for t in expansion.layouts_of(coupling, ("plain",))}
-    sections = map(section, ("weight", "vector", "statistic"))
     return teacher, WeightChain(
         coupling,
         clusterings,
-        *sections,
+        section("weight"),
+        section("vector"),
+        section("statistic"),
         plain,
         absent=absent,
         template=on_meta(template, buffers=False),

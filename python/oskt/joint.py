@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
-import oskt_ext
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import oskt_ext
 from oskt import expansion
 from oskt.chain import VECTORS, WEIGHTS, WeightChain
 
@@ -67,7 +68,7 @@ class JointModel(nn.Module):
             setattr(owner, name.rpartition(".")[2], empty)
         self.student = student
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Any, recurse: bool = True) -> JointModel:
         super()._apply(fn, recurse)
         self.plan = self.plan.to(self.weights.device)
         self.refining = self.refining.to(self.weights.device)
@@ -79,7 +80,7 @@ class JointModel(nn.Module):
         vectors = [teacher[name].flatten() for name in self.vector_names]
         flat = oskt_ext.expand(torch.cat([self.weights, *vectors]), self.plan)
         tensors = expansion.split(flat, self.shapes)
-        return {name: tensors.get(name, teacher.get(name)) for name in self.supplied}
+        return {name: tensors[name] if name in tensors else teacher[name] for name in self.supplied}
 
     def split_weights(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views (M, N, *kernel) of a buffer shaped like `weights`: rows or their gradient."""
@@ -88,7 +89,9 @@ class JointModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[object, object]:
         """(teacher's output, S-Student's output) on one batch."""
-        return self.teacher(images), functional_call(self.student, self.student_tensors(), (images,))
+        return self.teacher(images), functional_call(
+            self.student, self.student_tensors(), (images,)
+        )
 
     def refining_loss(self, scale: float = 1.0) -> Tensor:
         """scale * sum over clustered weights and rows k of |T_k - C_label(k)|^2, a scalar."""
@@ -99,10 +102,10 @@ class JointModel(nn.Module):
 
     @torch.no_grad()
     def to_chain(self) -> WeightChain:
-        """The chain as trained so far: its rows, the teacher's vectors, the S-Student's statistics."""
+        """The chain so far: its rows, the teacher's vectors, the S-Student's statistics."""
         chain = copy.copy(self._chain)
         teacher = dict(self.teacher.named_parameters())
-        buffers = {**dict(self.student.named_buffers())}
+        buffers = dict(self.student.named_buffers())
         chain.weights = self.weights.detach().clone()
         chain.vectors = _flat([teacher[name] for name in self.vector_names])
         chain.statistics = _flat(
@@ -121,5 +124,3 @@ class JointModel(nn.Module):
 
 def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([t.detach().flatten() for t in tensors]) if tensors else torch.empty(0)
-
-

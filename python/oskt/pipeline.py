@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class ReIDData:
         root: str | Path,
         recipe: Recipe,
         *,
-        corrupt: str = "refuse",
+        corrupt: Literal["refuse", "skip"] = "refuse",
         device: str | None = None,
         workers: int = 2,
     ) -> None:
@@ -85,9 +86,7 @@ class TrainingBatches:
             train,
             data.size,
             sampler=PKSampler(recipe.identities * data.world.size, recipe.instances),
-            augment=Augment(
-                pad=recipe.pad, flip=recipe.flip, erase=recipe.erasing
-            ),
+            augment=Augment(pad=recipe.pad, flip=recipe.flip, erase=recipe.erasing),
             seed=recipe.seed,
             rank=data.world.rank,
             world_size=data.world.size,

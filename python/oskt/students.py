@@ -40,7 +40,7 @@ def narrow(template: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -
         if layout.role == "weight":
             _resize_layer(owner, tuple(old.shape), tuple(new.shape), layout.groups)
         elif hasattr(owner, "num_features"):
-            owner.num_features = new.shape[0]
+            owner.num_features = new.shape[0]  # type: ignore[assignment]
     return student
 
 
@@ -51,7 +51,7 @@ def fill(
 
     `absent` ones (a classifier that the chain's file left out) are drawn from N(0, 0.001).
     """
-    device = next((t.device for t in tensors.values()), torch.device("cpu"))
+    like = next(t for t in tensors.values() if t.is_floating_point())
     student.load_state_dict(
         {name: tensor.detach().clone() for name, tensor in tensors.items()},
         strict=False,
@@ -59,7 +59,7 @@ def fill(
     )
     for name in absent:
         owner, leaf = _owner(student, name)
-        values = torch.empty(getattr(owner, leaf).shape, device=device).normal_(std=0.001)
+        values = like.new_empty(getattr(owner, leaf).shape).normal_(std=0.001)
         setattr(owner, leaf, nn.Parameter(values))
     restore_frozen(student)
     return student
@@ -67,12 +67,31 @@ def fill(
 
 def replace_classifier(model: nn.Module, num_classes: int) -> None:
     """Give a re-identification model a fresh classifier, N(0, 0.001), for another set of ids."""
-    old = model.classifier
-    fresh = nn.Linear(old.in_features, num_classes, bias=False, device=old.weight.device)
+    bottleneck = model.get_submodule("bottleneck")
+    assert isinstance(bottleneck, nn.BatchNorm1d)
+    device = bottleneck.weight.device
+    fresh = nn.Linear(bottleneck.num_features, num_classes, bias=False, device=device)
     nn.init.normal_(fresh.weight, std=0.001)
-    model.classifier = fresh
-    if isinstance(getattr(model, "spec", None), dict):
-        model.spec = {**model.spec, "num_classes": num_classes}
+    model.add_module("classifier", fresh)
+    spec = getattr(model, "spec", None)
+    if isinstance(spec, dict):
+        spec["num_classes"] = num_classes
+
+
+def num_classes(model: nn.Module) -> int:
+    """Identities that a re-identification model's classifier tells apart; 0 without one."""
+    classifier = getattr(model, "classifier", None)
+    return classifier.out_features if isinstance(classifier, nn.Linear) else 0
+
+
+def set_widths(model: nn.Module, widths: Mapping[str, int]) -> None:
+    """Note on a student how wide it is; model files store it."""
+    model.__dict__["widths"] = dict(widths)
+
+
+def widths_of(model: nn.Module) -> dict[str, int]:
+    """group -> width of a student; empty for a module that is none."""
+    return dict(model.__dict__.get("widths", {}))
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -112,7 +131,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if meta.get("widths"):
         side = torch.zeros(2, 3, 64, 32)
         model = narrow(model, trace_coupling(model, side), meta["widths"])
-        model.widths = meta["widths"]
+        set_widths(model, meta["widths"])
     model.load_state_dict(state, assign=True)
     restore_frozen(model)
     return model.eval(), meta

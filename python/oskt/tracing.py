@@ -215,7 +215,9 @@ class _Pass(TorchDispatchMode):
         dim %= tensor.dim()
         axis = seen.axes[dim]
         if axis is None:
-            axis = (Run(Atom(tensor.shape[dim], f"{layer} reads a model input or a plain axis"), 1),)
+            axis = (
+                Run(Atom(tensor.shape[dim], f"{layer} reads a model input or a plain axis"), 1),
+            )
             axes = list(seen.axes)
             axes[dim] = axis
             self.put(tensor, axes, seen.parameter, seen.writer)
@@ -263,7 +265,8 @@ class _Pass(TorchDispatchMode):
                     self.role(seen, d, VECTOR, op)
                 first = named[0][0].axes[named[0][1]]
                 axis = seen.axes[d]
-                assert first is not None and axis is not None
+                assert first is not None
+                assert axis is not None
                 _unify(first, axis, op)
                 axes[-dim] = first
             if named and len(named) < len(met):

@@ -89,7 +89,8 @@ def cut(clustering: Clustering, n: int) -> Copies:
         ]
     )
     runs = [
-        iter(np.array_split(m, c)) for m, c in zip(members, np.bincount(rows, minlength=len(members)))
+        iter(np.array_split(m, c))
+        for m, c in zip(members, np.bincount(rows, minlength=len(members)))
     ]
     return Copies(rows, [next(runs[row]) for row in rows])
 
@@ -101,7 +102,9 @@ def round_width(group: ChannelGroup, fraction: float, lowest: int = 1) -> int:
     return min(group.size, max(lowest, width))
 
 
-def resolve(coupling: Coupling, widths: Mapping[str, int], lowest: Mapping[str, int]) -> dict[str, int]:
+def resolve(
+    coupling: Coupling, widths: Mapping[str, int], lowest: Mapping[str, int]
+) -> dict[str, int]:
     """Check widths given by group name (or by any layer that writes the group).
 
     Raises:
@@ -137,9 +140,7 @@ def resolve(coupling: Coupling, widths: Mapping[str, int], lowest: Mapping[str, 
     return result
 
 
-def parameters(
-    coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str, ...] = ()
-) -> int:
+def parameters(coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str, ...] = ()) -> int:
     """Trained numbers of the student (weights and vectors), without the layers in `exclude`."""
     return sum(
         math.prod(coupling.shape(name, widths))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from oskt.models.resnet import ResNet
+from oskt.models.resnet import ResNet as ResNet
 
 
 def build(spec: dict[str, Any]) -> nn.Module:

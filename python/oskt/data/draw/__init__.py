@@ -83,7 +83,7 @@ def make_pedestrians(
 
     Notes:
         Files appear whole or not at all: they are drawn into a folder beside `root`, renamed at the
-        end and removed after a failure. About 3 ms per picture of 128 x 64 and core.
+        end and removed after a failure. About 5 ms per picture of 128 x 64 and core.
 
     Example:
         >>> import tempfile

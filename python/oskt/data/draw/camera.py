@@ -53,13 +53,13 @@ def camera_of(seed: int, index: int, height: int, width: int) -> Camera:
             -sin(elevation),
             sqrt(0.1) + cos(azimuth) * cos(elevation),
         ),
-        ambient=float(rng.uniform(0.35, 0.62)),
+        ambient=float(rng.uniform(0.5, 0.72)),
         gain=gain.astype(np.float32),
         gamma=float(rng.uniform(0.92, 1.1)),
         contrast=float(rng.uniform(0.88, 1.1)),
         saturation=float(rng.uniform(0.75, 1.1)),
-        sharpness=float(rng.uniform(0.75, 1.1)),
-        noise=float(rng.uniform(1, 3)),
+        sharpness=float(rng.uniform(0.8, 1.15)),
+        noise=float(rng.uniform(1, 2.5)),
         quality=int(rng.integers(62, 92)),
     )
 
@@ -192,7 +192,9 @@ def _draw_scene(
         Image.fromarray(blotches, mode=None).resize((w, h), Image.Resampling.BICUBIC)
     )
     grain = grain + rng.normal(0, 3, (h, w))
-    image = np.clip(np.asarray(picture, dtype=np.float32) + grain[..., None], 0, 255)
+    image = np.asarray(picture, dtype=np.float32) + grain[..., None]
+    grey = image.mean(axis=2, keepdims=True)  # a town is paler than its people's clothes
+    image = np.clip(0.35 * image + 0.45 * grey + 0.2 * 140, 0, 255)
     soft = Image.fromarray(image.astype(np.uint8)).filter(ImageFilter.GaussianBlur(width / 90))
     return soft, floor
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 _STEPS = 32
+_STRETCH = 1.22  # sideways: a detector's narrow box is resized to the data set's shape
 _TWO_PI = np.float32(2 * np.pi)
 
 
@@ -49,7 +50,7 @@ class View:
         across = side * cos(self.yaw) + forward * sin(self.yaw)
         near = forward * cos(self.yaw) - side * sin(self.yaw)
         row = self.ground + self.scale * (near * sin(self.pitch) - up * cos(self.pitch))
-        column = self.x + self.scale * across + self.lean * (self.ground - row)
+        column = self.x + self.scale * _STRETCH * across + self.lean * (self.ground - row)
         return column, row, self.scale * near - self.away
 
 
@@ -85,7 +86,7 @@ class Canvas:
         x1, y1, d1 = view.project(bottom)
         yaw = view.yaw + turn
         side, forward = radius[0] * view.scale, radius[1] * view.scale
-        wide = hypot(side * cos(yaw), forward * sin(yaw))
+        wide = _STRETCH * hypot(side * cos(yaw), forward * sin(yaw))
         deep = hypot(side * sin(yaw), forward * cos(yaw))
         reach = wide * float(profile.max()) + 1
         height, width = self.near.shape

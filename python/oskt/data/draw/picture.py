@@ -53,8 +53,8 @@ def draw_picture(scene: Scene, identity: int, camera: int, index: int) -> tuple[
     rng = np.random.default_rng([scene.seed, _IMAGE, identity, camera, index])
     person = person_of(scene.seed, identity)
     bad = rng.random() < 0.07
-    zoom = rng.uniform(0.66, 1.35) if bad else rng.normal(0.93, 0.03)
-    shift = rng.uniform(-0.12, 0.12, 2) if bad else rng.normal(0, 0.03, 2)
+    zoom = rng.uniform(0.74, 1.3) if bad else rng.normal(0.96, 0.025)
+    shift = rng.uniform(-0.12, 0.12, 2) if bad else rng.normal(0, 0.022, 2)
     picture = _compose(rng, scene, lens, person, yaw + rng.normal(0, 0.25), zoom, shift)
     return expose(rng, lens, picture, mood), lens.quality
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from oskt.data.draw.figure import Floats
 
-CLOTH = {
+_CLOTH = {
     "black": (34, 34, 38),
     "charcoal": (84, 86, 92),
     "white": (222, 222, 218),
@@ -24,6 +24,7 @@ CLOTH = {
 }
 _TOP_SHARE = (0.11, 0.08, 0.11, 0.09, 0.11, 0.08, 0.08, 0.09, 0.07, 0.07, 0.06, 0.05)
 _BOTTOM_SHARE = (0.17, 0.12, 0.10, 0.15, 0.06, 0.11, 0.08, 0.10, 0.03, 0.02, 0.03, 0.03)
+_SPREAD = 16  # of a cloth's colour about the palette's, 0..255
 _SKIN = ((238, 200, 172), (220, 176, 142), (190, 140, 104), (140, 96, 68), (96, 66, 50))
 _HAIR = ((28, 24, 24), (58, 40, 30), (104, 74, 46), (176, 140, 84), (150, 148, 146))
 _SHOES = ((32, 32, 36), (216, 216, 214), (92, 64, 46), (150, 46, 50))
@@ -66,13 +67,12 @@ def draw_person(rng: np.random.Generator) -> Person:
     woman = rng.random() < 0.5
     skin = _flat(_SKIN[rng.choice(5, p=(0.34, 0.30, 0.18, 0.10, 0.08))], rng)
     hair = _flat(_HAIR[rng.choice(5, p=(0.42, 0.26, 0.14, 0.10, 0.08))], rng)
-    cloth = list(CLOTH.values())
-    first = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
-    second = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
-    inner = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
-    lower = _flat(cloth[rng.choice(12, p=_BOTTOM_SHARE)], rng)
+    first = _cloth(_TOP_SHARE, rng)
+    second = _cloth(_TOP_SHARE, rng)
+    inner = _cloth(_TOP_SHARE, rng)
+    lower = _cloth(_BOTTOM_SHARE, rng)
     bag = str(rng.choice(["none", "backpack", "shoulder", "hand"], p=(0.46, 0.24, 0.18, 0.12)))
-    bag_colour = _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
+    bag_colour = _cloth(_TOP_SHARE, rng)
     kind = str(rng.choice(["shirt", "tee", "open", "zip", "coat"], p=(0.22, 0.32, 0.2, 0.14, 0.12)))
 
     torso = _garment(rng, first, second)
@@ -106,7 +106,7 @@ def draw_person(rng: np.random.Generator) -> Person:
         p=(0.02, 0.12, 0.22, 0.34, 0.2, 0.1) if woman else (0.12, 0.72, 0.1, 0.03, 0.02, 0.01),
     )
     hat = str(rng.choice(["none", "cap", "beanie", "hood"], p=(0.8, 0.09, 0.06, 0.05)))
-    hat_colour = first if hat == "hood" else _flat(cloth[rng.choice(12, p=_TOP_SHARE)], rng)
+    hat_colour = first if hat == "hood" else _cloth(_TOP_SHARE, rng)
     return Person(
         height=float(np.clip(rng.normal(0.96 if woman else 1.02, 0.04), 0.86, 1.1)),
         girth=float(np.clip(rng.normal(0.95 if woman else 1.05, 0.12), 0.78, 1.4)),
@@ -140,9 +140,13 @@ def _lower_share(woman: bool) -> tuple[float, ...]:
     return (0.55, 0.15, 0.2, 0.1) if woman else (0.78, 0.22, 0.0, 0.0)
 
 
-def _flat(colour: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    """A palette colour with the small deviation that no two fabrics share."""
-    return np.clip(np.array(colour) + rng.normal(0, 13, 3), 4, 250).astype(np.float32)
+def _flat(colour: tuple[int, ...], rng: np.random.Generator, spread: float = 4) -> Floats:
+    """A palette colour with the small deviation that no two bodies or fabrics share."""
+    return np.clip(np.array(colour) + rng.normal(0, spread, 3), 4, 250).astype(np.float32)
+
+
+def _cloth(share: tuple[float, ...], rng: np.random.Generator) -> Floats:
+    return _flat(list(_CLOTH.values())[rng.choice(len(_CLOTH), p=share)], rng, _SPREAD)
 
 
 def _columns(centre: float, half: float, columns: int = _COLUMNS) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""Clustering of all 53 convolution weights of ResNet-50, K = rows / 8, as one batch.
+
+Every row records `inertia`, the float64 sum of squares of its labels, beside its time: a fast
+answer that is a worse one shows. Peers run the same problems one by one, as they must: scikit-learn
+KMeans (greedy k-means++, one start) and Ward, and faiss k-means++ where it is installed. `gemm` is
+the roof: the Gram matrices alone, by torch.mm, twice the work that symmetry needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from harness import DEVICE, synchronize
+from shapes import resnet50_convs
+from torch import Tensor
+
+from oskt_ext import kmeans
+
+DATA = ["gauss", "low-rank", "clustered"]
+
+
+@cache
+def problems(kind: str) -> tuple[list[Tensor], list[int]]:
+    """Rows of every convolution, of about unit length, and the numbers of clusters."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rows = []
+    for _, n, channels, side in resnet50_convs():
+        d = channels * side * side
+        if kind == "gauss":
+            x = normal(n, d)
+        elif kind == "low-rank":
+            rank = max(4, min(n, d) // 8)
+            x = normal(n, rank) @ normal(rank, d) / rank**0.5 + 0.3 * normal(n, d)
+        else:
+            owner = torch.randint(n // 8, (n,), generator=generator)
+            x = normal(n // 8, d)[owner] + 0.5 * normal(n, d)
+        rows.append((x / d**0.5).to(DEVICE))
+    return rows, [len(x) // 8 for x in rows]
+
+
+def inertia_of(rows: list[Tensor], labels: list[Tensor], k: list[int]) -> float:
+    """The sum of squared distances to the means, in float64."""
+    total = 0.0
+    for x, label, clusters in zip(rows, labels, k):
+        x, label = x.double(), torch.as_tensor(label, device=x.device).long()
+        sums = x.new_zeros(clusters, x.shape[1]).index_add_(0, label, x)
+        means = sums / torch.bincount(label, minlength=clusters)[:, None]
+        total += float((x - means[label]).square().sum())
+    return total
+
+
+Labels = Callable[[list[Tensor], list[int]], list[Tensor]]
+
+
+def ours(**options: object) -> Labels:
+    return lambda rows, k: kmeans(rows, k, **options).labels  # type: ignore[arg-type]
+
+
+def sklearn_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
+    cluster = pytest.importorskip("sklearn.cluster")
+    return [
+        torch.from_numpy(cluster.KMeans(m, n_init=1, random_state=0).fit(x.cpu().numpy()).labels_)
+        for x, m in zip(rows, k)
+    ]
+
+
+def sklearn_ward(rows: list[Tensor], k: list[int]) -> list[Tensor]:
+    cluster = pytest.importorskip("sklearn.cluster")
+    return [
+        torch.from_numpy(cluster.AgglomerativeClustering(m).fit_predict(x.cpu().numpy()))
+        for x, m in zip(rows, k)
+    ]
+
+
+def faiss_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
+    faiss = pytest.importorskip("faiss")
+    labels = []
+    for x, m in zip(rows, k):
+        points = x.cpu().numpy()
+        model = faiss.Kmeans(points.shape[1], m, niter=25, seed=0, min_points_per_centroid=1)
+        if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):
+            model.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
+        model.train(points)
+        labels.append(torch.from_numpy(model.index.search(points, 1)[1][:, 0]))
+    return labels
+
+
+METHODS: dict[str, Labels] = {
+    "lloyd": ours(algorithm="lloyd"),
+    "hartigan": ours(),
+    "ward": ours(init="ward", max_iter=0),
+    "ward+hartigan": ours(init="ward"),
+    "sklearn": sklearn_kmeans,
+    "sklearn-ward": sklearn_ward,
+    "faiss": faiss_kmeans,
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("method", METHODS)
+def test_resnet50(benchmark, kind, method):
+    rows, k = problems(kind)
+
+    def call() -> list[Tensor]:
+        labels = METHODS[method](rows, k)
+        synchronize()
+        return labels
+
+    labels = benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+    benchmark.extra_info["inertia"] = inertia_of(rows, labels, k)
+
+
+def test_gemm(benchmark):
+    rows, _ = problems("gauss")
+
+    def call() -> None:
+        for x in rows:
+            torch.mm(x, x.T)
+        synchronize()
+
+    benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+    benchmark.extra_info["flop"] = sum(2 * len(x) * x.numel() for x in rows)
