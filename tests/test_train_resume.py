@@ -79,7 +79,7 @@ def test_a_failing_evaluation_loses_nothing(tmp_path, undisturbed):
     with pytest.raises(RuntimeError, match="no query"):
         short_run(tmp_path, evaluate=fails)
     data = TinyData(before=lambda: pytest.fail("a step was repeated"))
-    data.batches = lambda epoch: iter(())  # all 5 steps of the last epoch are done
+    data.batches = lambda epoch, start: iter(())  # all 5 steps of the last epoch are done
     scores = []
 
     def evaluate(model):

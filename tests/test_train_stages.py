@@ -1,26 +1,19 @@
 """The three stages: what they train, what they write, what they say in it."""
 
-import sys
-import types
-
 import pytest
 import torch
 from torch import nn
 from train_fakes import TinyData, TinyJoint, TinyNet, recipe
 
+import oskt.train.refine
+from oskt import WeightChain
 from oskt.checkpoint import file_hash, load_state
+from oskt.models.resnet import ResNet
 from oskt.train import finetune_student, refine_chain, train_teacher
 from oskt.train.refine import JointObjective
 from oskt.train.teacher import output_sizes
 
 OPTIONS = {"tensorboard": False, "device": "cpu"}
-
-
-@pytest.fixture
-def joint_module(monkeypatch):
-    module = types.ModuleType("oskt.joint")
-    module.JointModel = TinyJoint
-    monkeypatch.setitem(sys.modules, "oskt.joint", module)
 
 
 def test_a_teacher_file_says_what_it_is(tmp_path):
@@ -48,7 +41,8 @@ def test_fine_tuning_is_the_same_job_from_another_start(tmp_path):
     assert load_state(path)[1]["widths"] == {"conv": 3}
 
 
-def test_refinement_trains_all_and_scores_both(tmp_path, joint_module):
+def test_refinement_trains_all_and_scores_both(tmp_path, monkeypatch):
+    monkeypatch.setattr(oskt.train.refine, "JointModel", TinyJoint)
     teacher = TinyNet()
     before = {name: t.clone() for name, t in teacher.state_dict().items()}
     seen = []
@@ -69,6 +63,27 @@ def test_refinement_trains_all_and_scores_both(tmp_path, joint_module):
     state, _ = load_state(tmp_path / "teacher.safetensors")
     assert not torch.equal(state["conv.weight"], before["conv.weight"])
     assert not torch.equal(state["bn.weight"], before["bn.weight"])
+
+
+def test_a_real_chain_is_refined_and_resumed(tmp_path):
+    torch.set_num_threads(1)
+    changed = recipe(height=32, width=16, alpha=0.05, distill=4.0)
+
+    def refine(out, **options):
+        torch.manual_seed(0)
+        teacher = ResNet(50, 4, num_classes=4, layers=(1, 1, 1, 1))
+        chain = WeightChain.from_teacher(teacher, torch.zeros(2, 3, 32, 16), width=1 / 2)
+        data = LargeData(steps=2)
+        return refine_chain(teacher, chain, data, changed, out, **OPTIONS, **options)
+
+    refine(tmp_path / "resumed", max_steps=3)
+    paths = [refine(tmp_path / "resumed", resume=True), refine(tmp_path / "whole")]
+    resumed, whole = map(WeightChain.load, paths)
+    assert torch.equal(resumed.weights, whole.weights)
+    assert torch.equal(resumed.statistics, whole.statistics)
+    assert whole.meta["recipe"] == changed.to_dict()
+    with torch.no_grad():
+        assert whole.student(width=1 / 2).eval()(torch.zeros(1, 3, 32, 16)).isfinite().all()
 
 
 def test_the_joint_loss_is_the_sum_of_its_parts():
@@ -94,6 +109,12 @@ def test_terms_without_weight_are_not_computed():
     images, ids, _ = next(TinyData().batches(1))
     _, parts = JointObjective(joint, recipe(alpha=0.0))(images, ids, 0.0)
     assert not any("refining" in name or "distillation" in name for name in parts)
+
+
+class LargeData(TinyData):
+    def batches(self, epoch, start=0):
+        for images, ids, cameras in super().batches(epoch, start):
+            yield images.repeat(1, 1, 4, 4), ids, cameras
 
 
 class ThreeNets(TinyJoint):

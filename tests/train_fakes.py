@@ -116,6 +116,7 @@ class TinyData:
 
 
 def objective(**changes):
+    torch.set_num_threads(1)  # bitwise runs; and tiny layers are slower on two threads
     torch.manual_seed(5)
     return SupervisedObjective(TinyNet(), recipe(**changes))
 

@@ -159,7 +159,7 @@ def provenance() -> dict[str, Any]:
         "versions": {
             "oskt": build["version"],
             "source_hash": build["source_hash"],
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
         "commit": _commit(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from oskt.checkpoint import provenance, save_model
+from oskt.joint import JointModel
 from oskt.losses import ReIDLoss, distillation
 from oskt.train.loop import Batches, fit
 from oskt.train.process import World
@@ -103,8 +104,6 @@ def refine_chain(
         OSKT, arXiv 2511.06016, section 3. Differences: the S-Student runs as a real narrow network
         (the same function); it is evaluated too; distillation is ours.
     """
-    from oskt.joint import JointModel
-
     out = Path(out)
     joint = JointModel(teacher, chain)
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
