@@ -116,11 +116,11 @@ def _randomised(module: nn.Module) -> nn.Module:
     return trial
 
 
-def _run(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs of the training form (batch norms still frozen), then of the evaluation form."""
+def _run(module: nn.Module, inputs: Sequence[Tensor], forms: Sequence[bool]) -> list[Tensor]:
+    """Outputs of the training form (batch norms still frozen) and of the evaluation form."""
     outputs: list[Tensor] = []
     with torch.no_grad():
-        for training in (True, False):
+        for training in forms:
             module.eval()
             module.training = training
             out = module(*inputs)
@@ -130,10 +130,12 @@ def _run(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 def _relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> float:
     """Largest deviation of the exact student from the S-Student whose channels it repeats."""
-    base = _run(chain.student(widths=chain.widths, norm="exact"), inputs)
-    wide = _run(chain.student(widths=sizes, norm="exact"), inputs)
+    # The training form needs weights that a chain file may leave out.
+    forms = (False,) if chain.absent else (True, False)
+    base = _run(chain.student(widths=chain.widths, norm="exact"), inputs, forms)
+    wide = _run(chain.student(widths=sizes, norm="exact"), inputs, forms)
     worst = 0.0
-    for x, y, axes in zip(wide, base, chain.coupling.outputs):
+    for x, y, axes in zip(wide, base, chain.coupling.outputs[-len(base) :]):
         for dim, axis in enumerate(axes):
             if axis:
                 y = y.index_select(dim, _repeats(chain, sizes, axis))

@@ -1,0 +1,169 @@
+"""The command line, end to end at the smallest size: every stage reads what the one before wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from oskt.chain import WeightChain
+from oskt.checkpoint import load_state
+from oskt.cli import app, main
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--identities", "4", "--instances", "2", "--height", "32", "--width", "16", "--pad", "1",
+         "--steps", "", "--warmup-epochs", "0", "--device", "cpu", "--workers", "0"]  # fmt: skip
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """data -> teacher -> chain."""
+    folder = tmp_path_factory.mktemp("run")
+    output = run(
+        "data", "make", folder / "data", "--train-ids", 8, "--test-ids", 4, "--images-per-id", 4,
+        "--cameras", 2, "--height", 32, "--width", 16, "--workers", 1,
+        "--sheet", folder / "sheet.png",
+    )  # fmt: skip
+    assert "train" in output
+    assert (folder / "sheet.png").is_file()
+    run(
+        "teacher", "--data", folder / "data", "--out", folder / "teacher", "--in-planes", 4,
+        "--layers", "1,1,1,1", "--epochs", 2, "--evaluate-every", 1, *SMALL,
+    )  # fmt: skip
+    run(*refine(folder, folder / "refine"))
+    return folder
+
+
+def refine(folder, out, *more):
+    return [
+        "refine", "--data", folder / "data", "--out", out,
+        "--teacher", folder / "teacher" / "teacher.safetensors", "--chain-width", "0.5",
+        "--epochs", "3", "--alpha", "0.01", "--evaluate-every", "1", *SMALL, *more,
+    ]  # fmt: skip
+
+
+def test_refinement_logs_teacher_and_student(work):
+    lines = (work / "refine" / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert any("teacher/mAP" in r and "student/mAP" in r for r in records)
+    chain = WeightChain.load(work / "refine" / "chain.safetensors")
+    assert chain.meta["parent"]
+    assert chain.verify(torch.zeros(2, 3, 32, 16), quiet=True) < 1e-12
+
+
+def test_expand_finetune_evaluate(work, tmp_path):
+    chain = work / "refine" / "chain.safetensors"
+    output = run(
+        "expand", chain, "--width", 0.75, "--out", tmp_path / "s.safetensors",
+        "--recalibrate", work / "data", "--height", 32, "--image-width", 16, "--device", "cpu",
+    )  # fmt: skip
+    assert "parameters" in output
+    run(
+        "finetune", "--data", work / "data", "--out", tmp_path / "tuned", "--epochs", 1,
+        "--student", tmp_path / "s.safetensors", *SMALL,
+    )  # fmt: skip
+    tuned = tmp_path / "tuned" / "student.safetensors"
+    _, meta = load_state(tuned)
+    assert meta["widths"]["conv1"] == 3
+    assert meta["parent"]
+    output = run(
+        "evaluate", tuned, "--data", work / "data", "--json", tmp_path / "scores.json",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert "mAP:" in output
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert 0 < scores["mAP"] <= 1
+
+
+def test_expand_per_group_and_info(work, tmp_path):
+    chain = work / "refine" / "chain.safetensors"
+    run("expand", chain, "--group", "conv1=4", "--group", "layer1.0.conv3=12",
+        "--out", tmp_path / "s.safetensors")  # fmt: skip
+    widths = load_state(tmp_path / "s.safetensors")[1]["widths"]
+    assert (widths["conv1"], widths["layer1.0.conv3"], widths["layer2.0.conv1"]) == (4, 12, 4)
+    assert "layer1.0.conv3" in run("info", chain)
+
+
+def test_import_of_a_published_chain(golden, tmp_path):
+    out = tmp_path / "chain.safetensors"
+    run("import", golden / "official_cnn_a", "--out", out)
+    assert WeightChain.load(out).student(width=0.5)(torch.zeros(1, 3, 64, 32)).shape == (1, 64)
+
+
+def test_a_killed_refinement_resumes_to_the_same_weights(work, tmp_path):
+    whole = WeightChain.load(work / "refine" / "chain.safetensors")
+    command = [sys.executable, "-m", "oskt", *map(str, refine(work, tmp_path / "cut"))]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"}
+    log = tmp_path / "cut" / "log.jsonl"
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while not (log.is_file() and '"epoch"' in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.Random().uniform(0, 0.3))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, "--resume"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    resumed = WeightChain.load(tmp_path / "cut" / "chain.safetensors")
+    assert torch.equal(resumed.weights, whole.weights)
+    assert torch.equal(resumed.vectors, whole.vectors)
+    assert torch.equal(resumed.statistics, whole.statistics)
+
+
+def test_two_processes_refine_together(work, tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         "-m", "oskt", *map(str, refine(work, tmp_path / "two")), "--identities", "2"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}", "OMP_NUM_THREADS": "1"},
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    chain = WeightChain.load(tmp_path / "two" / "chain.safetensors")
+    assert torch.isfinite(chain.weights).all()
+    records = [json.loads(x) for x in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert records[0]["world_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["teacher", "--data", "/none", "--out", "x"], "/none"),
+        (["expand", "/none.safetensors", "--width", "0.5", "--out", "x"], "does not exist"),
+        (["evaluate", "/none.safetensors", "--data", "/none"], "does not exist"),
+        (["import", "/none", "--out", "x"], "no folder in /none"),
+    ],
+)
+def test_errors_are_one_line_without_a_traceback(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["oskt", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err.replace("\n", " ")
+    assert error.startswith("error:")
+    assert message in error
+
+
+def test_more_bad_input(work, tmp_path):
+    chain = work / "refine" / "chain.safetensors"
+    for arguments, message in [
+        (["expand", chain, "--group", "conv1", "--out", "x"], "--group must be NAME=CHANNELS"),
+        (["expand", chain, "--width", "2", "--out", "x"], r"width must be in \(0, 1\]"),
+        ([*refine(work, tmp_path / "y"), "--recipe", "bot"], "--recipe must be a RefineRecipe"),
+        ([*refine(work, tmp_path / "y"), "--alpha", "-1"], "recipe: alpha must be >= 0"),
+        (["evaluate", chain, "--data", work / "data"], "must have format 'oskt-model/1'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
