@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -163,10 +164,20 @@ class _Demo:
         stage = train_teacher if name == "teacher" else finetune_student
         stage(
             start(), self.data.training(recipe), recipe, path.parent, parent=parent,
-            evaluate=self.data.scores, evaluate_every=6, resume=True,
-            device=self.data.world.device,
+            **self.fit_options(recipe),
         )  # fmt: skip
         return students.load_model(path)[0]
+
+    def fit_options(self, recipe: Recipe) -> dict[str, Any]:
+        """A lively bar on a terminal, a line per epoch in a log file; always resumable."""
+        lively = sys.stderr.isatty()
+        return {
+            "evaluate": self.data.scores,
+            "evaluate_every": max(1, recipe.epochs // 3),
+            "resume": True,
+            "report_every": 5 if lively else self.data.steps(recipe) // recipe.epochs,
+            "device": self.data.world.device,
+        }
 
     def refine(self, teacher: nn.Module) -> tuple[WeightChain, nn.Module]:
         recipe = replace(self.scale.refine, seed=self.seed)
@@ -185,8 +196,7 @@ class _Demo:
             )
             refine_chain(
                 teacher, chain, self.data.training(recipe), recipe, folder, parent=parent,
-                evaluate=self.data.scores, evaluate_every=6, resume=True,
-                device=self.data.world.device,
+                **self.fit_options(recipe),
             )  # fmt: skip
         chain = WeightChain.load(path)
         _same(self.out, "refine", chain.meta.get("recipe"), recipe.to_dict())
@@ -225,9 +235,9 @@ class _Demo:
         )
 
     def score_teachers(self, before: nn.Module, after: nn.Module, chain: WeightChain) -> None:
-        costs, first = chain.costs(chain.groups), self.steps(self.scale.teacher)
+        costs, first = chain.costs(chain.groups), self.data.steps(self.scale.teacher)
         self.add_row(before, "teacher", "teacher", "1", costs, steps=first)
-        steps = first + self.steps(self.scale.refine)
+        steps = first + self.data.steps(self.scale.refine)
         self.add_row(after, "teacher, refined", "teacher", "1", costs, steps=steps)
 
     def student(self, chain: WeightChain, label: str) -> nn.Module:
@@ -251,7 +261,7 @@ class _Demo:
         self.add_row(
             student, f"student {label}", "finetuned", label,
             chain.costs(students.widths_of(student)),
-            steps=self.steps(self.scale.student), seconds=time.perf_counter() - start,
+            steps=self.data.steps(self.scale.student), seconds=time.perf_counter() - start,
         )  # fmt: skip
 
     def scratch(self, chain: WeightChain, label: str) -> None:
@@ -264,7 +274,7 @@ class _Demo:
         )
         self.add_row(
             model, f"student {label}", "scratch", label, chain.costs(students.widths_of(model)),
-            steps=self.steps(recipe), seconds=time.perf_counter() - start,
+            steps=self.data.steps(recipe), seconds=time.perf_counter() - start,
         )  # fmt: skip
 
     def fresh_student(self, chain: WeightChain, label: str) -> nn.Module:
@@ -276,9 +286,6 @@ class _Demo:
         assert isinstance(student, models.ResNet)
         student.reset_parameters()
         return student
-
-    def steps(self, recipe: Recipe) -> int:
-        return recipe.epochs * len(self.data.training(recipe))
 
     # -- report ---------------------------------------------------------------------------------
 
@@ -322,10 +329,11 @@ class _Demo:
             "Data": "drawn pedestrians (oskt data make), not a real data set: "
             + json.dumps({**scale.data, "seed": self.seed}),
             "Steps": {
-                "teacher": self.steps(scale.teacher),
-                "refinement, once for all sizes": self.steps(scale.refine),
-                "fine-tuning, per size": self.steps(scale.student),
-                "from scratch, per size": self.steps(scale.refine) + self.steps(scale.student),
+                "teacher": self.data.steps(scale.teacher),
+                "refinement, once for all sizes": self.data.steps(scale.refine),
+                "fine-tuning, per size": self.data.steps(scale.student),
+                "from scratch, per size": self.data.steps(scale.refine)
+                + self.data.steps(scale.student),
             },
             "Refinement": f"alpha {scale.refine.alpha}, distillation {scale.refine.distill} "
             f"(ours) at temperature {scale.refine.temperature}; chain width {scale.chain_width}",

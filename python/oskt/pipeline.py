@@ -45,6 +45,12 @@ class ReIDData:
         """Augmented identity-balanced batches of this process, for `oskt.train`."""
         return TrainingBatches(self, recipe, progress)
 
+    def steps(self, recipe: Recipe) -> int:
+        """Optimiser steps of a whole training by the recipe."""
+        identities = recipe.identities * self.world.size
+        sampler = PKSampler(identities, recipe.instances)
+        return recipe.epochs * sampler.num_steps(self.market.train.ids)
+
     def evaluation(self, model: nn.Module, *, keep_features: bool = False) -> Evaluation:
         """Scores of a model on the query and gallery folders."""
         return evaluate(

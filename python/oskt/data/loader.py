@@ -68,7 +68,11 @@ class ImageStore:
             with ThreadPoolExecutor(max(1, workers)) as pool:
                 decoded = pool.map(lambda path: load_image(path, size), split.paths)
                 bar = tqdm(
-                    decoded, total=len(split), desc="decoding", unit="image", disable=not progress
+                    decoded,
+                    total=len(split),
+                    desc="decoding",
+                    unit="image",
+                    disable=None if progress else True,
                 )
                 for row, image in zip(pixels, bar):
                     row.copy_(torch.from_numpy(image))

@@ -190,7 +190,7 @@ def check_images(
             total=len(paths),
             desc="checking",
             unit="image",
-            disable=not progress,
+            disable=None if progress else True,
         )
         return {path: reason for path, reason in zip(paths, results) if reason is not None}
 

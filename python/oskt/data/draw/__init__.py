@@ -235,7 +235,7 @@ def _distractor_jobs(
 
 def _run(jobs: list[_Job], workers: int, progress: bool) -> None:
     total = sum(len(job.shots) for job in jobs)
-    with tqdm(total=total, desc="drawing", unit="image", disable=not progress) as bar:
+    with tqdm(total=total, desc="drawing", unit="image", disable=None if progress else True) as bar:
         if workers == 1 or len(jobs) < 8:
             for job in jobs:
                 bar.update(_draw_job(job))
