@@ -12,13 +12,13 @@ from statistics import median
 
 import pytest
 import torch
+
+from harness import DEVICE, synchronize
 from oskt.chain import WeightChain
 from oskt.joint import JointModel
 from oskt.losses import ReIDLoss
 from oskt.models import ResNet
 from oskt.train import RECIPES
-
-from harness import DEVICE, synchronize
 
 CUDA = DEVICE.type == "cuda"
 BATCH, INSTANCES, CLASSES, ROUNDS = (64 if CUDA else 16), 4, 751, (20 if CUDA else 5)

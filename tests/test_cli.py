@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
+
 from oskt.chain import WeightChain
 from oskt.checkpoint import load_state
 from oskt.cli import app, main
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--identities", "4", "--instances", "2", "--height", "32", "--width", "16", "--pad", "1",
