@@ -120,13 +120,14 @@ def provide_index(items: Any) -> Provider:
         tables = [torch.from_numpy(a.astype(np.int64)).to(DEVICE) for m in (rows, columns)
                   for a in flat_columns(m)]  # fmt: skip
         weight = torch.from_numpy(rows.weight).float().to(DEVICE)
-        plans.append((*tables, weight, len(rows), len(columns)))
+        whole = np.array_equal(columns.index, np.arange(columns.size))
+        plans.append((*tables, weight, len(rows), None if whole else len(columns)))
 
     def run(source: Tensor) -> Tensor:
         parts = []
         for matrix, plan in zip(views(source, items), plans):
             to_row, from_row, to_column, from_column, weight, n, m = plan
-            if m != matrix.shape[1] or len(from_column) != m:
+            if m is not None:
                 narrow = matrix.new_zeros(matrix.shape[0], m, matrix.shape[2])
                 matrix = narrow.index_add_(1, to_column, matrix.index_select(1, from_column))
             picked = matrix.index_select(0, from_row)

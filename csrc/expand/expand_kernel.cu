@@ -62,8 +62,9 @@ __device__ __forceinline__ acc_t sum_element(const PlanItem& item, const List& r
 }
 
 template <typename scalar_t>
-__device__ void run_task(const PlanReader& plan, const PlanTask& task,
-                         const scalar_t* __restrict__ source, scalar_t* __restrict__ student) {
+__device__ __forceinline__ void run_task(const PlanReader& plan, const PlanTask& task,
+                                         const scalar_t* __restrict__ source,
+                                         scalar_t* __restrict__ student) {
   using acc_t = acc_of<scalar_t>;
   const PlanItem& item = plan.item(task.item);
   const List rows = plan.list(item.row_reads), writes = plan.list(item.row_writes);
@@ -92,10 +93,9 @@ __device__ void run_task(const PlanReader& plan, const PlanTask& task,
   }
 }
 
-// 80 registers hold the pointers of three lists and four loads in flight; with fewer they spill.
+// Two blocks per SM at least: below 72 registers the pointers of three lists and four loads spill.
 template <typename scalar_t>
-__global__ void __launch_bounds__(Traits::kThreads, std::is_same_v<scalar_t, double> ? 2 : 3)
-    expand_kernel(const ExpandParams params) {
+__global__ void __launch_bounds__(Traits::kThreads, 2) expand_kernel(const ExpandParams params) {
   const PlanReader plan{params.table, params.coefficient};
   const PlanHeader& header = plan.header();
   // The host cannot look into the table without a synchronisation; a foreign one must not be read.
