@@ -13,11 +13,11 @@ from functools import cache
 
 import pytest
 import torch
-from harness import DEVICE, synchronize
-from shapes import resnet50_convs
 from torch import Tensor
 
+from harness import DEVICE, synchronize
 from oskt_ext import kmeans
+from shapes import resnet50_convs
 
 DATA = ["gauss", "low-rank", "clustered"]
 
