@@ -59,9 +59,8 @@ def kmeans(
             starting centers in the dtype and device of rows.
         algorithm: "lloyd" runs until no label changes. "hartigan" goes on with moves of single
             rows that lower the inertia, until none does.
-        n_init: seedings to try, >= 1; the lowest inertia wins, among equal ones (to
-            rounding) the first. Only "k-means++"
-            draws: other starts run once.
+        n_init: seedings to try, >= 1; the lowest inertia wins, among equal ones (to rounding) the
+            first. Only "k-means++" draws: other starts run once.
         max_iter: bound on Lloyd iterations plus Hartigan passes, >= 0; 0 returns the start, such as
             the plain Ward partition.
         seed: 0 <= seed < 2**63.

@@ -1,4 +1,4 @@
-"""The command line, end to end at the smallest size: every stage reads what the one before wrote."""
+"""The command line, end to end at the smallest size: each stage reads what the last one wrote."""
 
 from __future__ import annotations
 

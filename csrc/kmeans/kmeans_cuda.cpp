@@ -1,15 +1,13 @@
 // Glue of batched k-means on CUDA: checks, one scratch tensor for the whole batch, one table,
 // launch.
 
-#include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <numeric>
 #include <tuple>
 
+#include "glue/cuda.h"
 #include "kmeans/kmeans.h"
 #include "kmeans/kmeans_kernel.h"
 
@@ -17,27 +15,6 @@ namespace oskt::kmeans {
 namespace {
 
 using Result = std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor>;
-
-void check_cuda(cudaError_t status) {
-  check(status == cudaSuccess, "kmeans: a CUDA call must succeed, got ", cudaGetErrorString(status),
-        ".");
-}
-
-Storage storage_of(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double:
-      return Storage::kFloat64;
-    case ScalarType::Float:
-      return Storage::kFloat32;
-    case ScalarType::Half:
-      return Storage::kFloat16;
-    case ScalarType::BFloat16:
-      return Storage::kBFloat16;
-    default:
-      check(false, "kmeans: rows must be float32, float64, float16 or bfloat16.");
-      return Storage::kFloat32;
-  }
-}
 
 // The table of problems, longest first, without its scratch pointers.
 std::vector<DeviceProblem> table_of(const std::vector<Tensor>& rows, const std::vector<int64_t>& k,
@@ -101,8 +78,7 @@ Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string
   const Arguments arguments =
       check_arguments(rows, k, metric, init, initial_centers, algorithm, n_init, max_iter, seed);
   const auto size = static_cast<int64_t>(rows.size());
-  const int32_t device = rows[0].get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
+  const torch::stable::accelerator::DeviceGuard guard(rows[0].get_device_index());
   std::vector<Tensor> centers, labels;
   for (std::size_t b = 0; b < rows.size(); ++b) {
     centers.push_back(torch::stable::new_empty(rows[b], {k[b], rows[b].size(1)}));
@@ -117,7 +93,7 @@ Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string
                     0,
                     0,
                     arguments.restarts,
-                    storage_of(rows[0].scalar_type()),
+                    storage_of("kmeans", rows[0]),
                     arguments.settings,
                     arguments.cosine};
   std::vector<DeviceProblem> table =
@@ -126,13 +102,12 @@ Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string
   Tensor scratch = torch::stable::new_empty(rows[0], {bytes}, ScalarType::Byte);
   lay_out(static_cast<char*>(scratch.mutable_data_ptr()), table, batch);
 
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const cudaStream_t stream = current_stream(rows[0]);
   // Pageable memory is staged before the call returns, so that the table may go out of scope.
-  check_cuda(cudaMemcpyAsync(scratch.mutable_data_ptr(), table.data(),
-                             table.size() * sizeof(DeviceProblem), cudaMemcpyHostToDevice,
-                             static_cast<cudaStream_t>(stream)));
-  check_cuda(launch_kmeans(batch, static_cast<cudaStream_t>(stream)));
+  check_launch("kmeans", cudaMemcpyAsync(scratch.mutable_data_ptr(), table.data(),
+                                         table.size() * sizeof(DeviceProblem),
+                                         cudaMemcpyHostToDevice, stream));
+  check_launch("kmeans", launch_kmeans(batch, stream));
   return {centers, labels, inertia, n_iter};
 }
 

@@ -12,10 +12,8 @@
 // Rejected   TF32 (labels differ), float32 with split sums (needs centring, half the digits), one
 //            launch per problem (launch latency is the larger cost at these sizes).
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "common/device_team.cuh"
+#include "common/storage.cuh"
 #include "kmeans/kmeans_kernel.h"
 
 namespace oskt::kmeans {
@@ -23,18 +21,7 @@ namespace {
 
 template <typename S>
 __device__ double load(const S* x) {
-  return static_cast<double>(*x);
-}
-__device__ double load(const __half* x) { return static_cast<double>(__half2float(*x)); }
-__device__ double load(const __nv_bfloat16* x) { return static_cast<double>(__bfloat162float(*x)); }
-
-template <typename S>
-__device__ void store(S* x, double value) {
-  *x = static_cast<S>(value);
-}
-__device__ void store(__half* x, double value) { *x = __float2half(static_cast<float>(value)); }
-__device__ void store(__nv_bfloat16* x, double value) {
-  *x = __float2bfloat16(static_cast<float>(value));
+  return static_cast<double>(load_acc(*x));
 }
 
 // The last problem whose running total is not beyond `item`.
@@ -249,7 +236,7 @@ __global__ void __launch_bounds__(kLineThreads) finish_kernel(DeviceBatch batch)
       mean += load(rows + i * p.dims + d) * p.scale[i];
     }
     mean /= last - first;
-    store(static_cast<S*>(p.centers) + c * p.dims + d, mean);
+    store_acc(static_cast<S*>(p.centers) + c * p.dims + d, static_cast<acc_of<S>>(mean));
     for (int32_t m = first; m < last; ++m) {
       const int64_t i = workspace.order[m];
       const double residual = load(rows + i * p.dims + d) * p.scale[i] - mean;
@@ -291,17 +278,8 @@ cudaError_t launch_kmeans(const DeviceBatch& batch, cudaStream_t stream) {
       batch.size * batch.restarts > kMaxBlocks) {
     return cudaErrorInvalidConfiguration;
   }
-  switch (batch.storage) {
-    case Storage::kFloat64:
-      return launch<double>(batch, stream);
-    case Storage::kFloat32:
-      return launch<float>(batch, stream);
-    case Storage::kFloat16:
-      return launch<__half>(batch, stream);
-    case Storage::kBFloat16:
-      return launch<__nv_bfloat16>(batch, stream);
-  }
-  return cudaErrorInvalidValue;
+  return dispatch_storage(batch.storage,
+                          [&](auto zero) { return launch<decltype(zero)>(batch, stream); });
 }
 
 }  // namespace oskt::kmeans

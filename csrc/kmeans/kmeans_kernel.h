@@ -5,11 +5,10 @@
 
 #include <cstdint>
 
+#include "common/storage.h"
 #include "kmeans/gram_kmeans.h"
 
 namespace oskt::kmeans {
-
-enum class Storage : int32_t { kFloat64, kFloat32, kFloat16, kBFloat16 };
 
 // One problem. Pointers are on the device; the first_* fields are running totals over the problems
 // before this one and say which blocks of a ragged launch are its own.
