@@ -34,9 +34,9 @@ namespace {
 
 std::map<std::string, std::string> build_info() {
   return {
-      {"version", OSKT_VERSION},       {"source_hash", OSKT_SOURCE_HASH},
-      {"torch", OSKT_TORCH_AT_BUILD},  {"compiler", __VERSION__},
-      {"cuda", OSKT_CUDA_AT_BUILD},    {"cuda_architectures", OSKT_CUDA_ARCHS},
+      {"version", OSKT_VERSION},         {"source_hash", OSKT_SOURCE_HASH},
+      {"torch", OSKT_TORCH_AT_BUILD},    {"compiler", __VERSION__},
+      {"cuda", OSKT_CUDA_AT_BUILD},      {"cuda_architectures", OSKT_CUDA_ARCHS},
       {"cuda_reason", OSKT_CUDA_REASON},
   };
 }

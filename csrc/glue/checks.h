@@ -32,10 +32,14 @@ inline void check(bool ok, const Parts&... parts) {
 template <typename Body>
 inline void dispatch_floating(const char* op, ScalarType type, Body&& body) {
   switch (type) {
-    case ScalarType::Float: return body(float{});
-    case ScalarType::Double: return body(double{});
-    case ScalarType::Half: return body(c10::Half{});
-    case ScalarType::BFloat16: return body(c10::BFloat16{});
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Double:
+      return body(double{});
+    case ScalarType::Half:
+      return body(c10::Half{});
+    case ScalarType::BFloat16:
+      return body(c10::BFloat16{});
     default:
       check(false, op, ": tensors must be float32, float64, float16 or bfloat16, got scalar type ",
             static_cast<int>(type), ".");
