@@ -150,7 +150,7 @@ def refine(
     model, _ = students.load_model(teacher)
     batches = folder.training(recipe)
     chain = WeightChain.from_teacher(
-        model.train(), example_images(recipe), width=chain_width, rows=rows, method=method,
+        model, example_images(recipe), width=chain_width, rows=rows, method=method,
         seed=recipe.seed, parent=file_hash(teacher),
     )  # fmt: skip
     _print_frozen(chain)

@@ -112,7 +112,7 @@ class _Demo:
         with stage("Train the teacher"):
             teacher = self.train("teacher", "teacher", scale.teacher, self.fresh_teacher)
         with stage("Cluster its channels; train teacher and weight chain together"):
-            chain, refined = self.refine(teacher)
+            chain, refined = self.refine()
             self.score_teachers(teacher, refined, chain)
         with stage(f"Expand the chain to {len(scale.widths)} sizes and score each at once"):
             for label, width in scale.widths:
@@ -179,15 +179,16 @@ class _Demo:
             "device": self.data.world.device,
         }
 
-    def refine(self, teacher: nn.Module) -> tuple[WeightChain, nn.Module]:
+    def refine(self) -> tuple[WeightChain, nn.Module]:
         recipe = replace(self.scale.refine, seed=self.seed)
         folder = self.out / "refine"
         path = folder / "chain.safetensors"
         if not path.is_file():
             parent = self.out / "teacher" / "teacher.safetensors"
+            teacher, _ = students.load_model(parent)
             start = time.perf_counter()
             chain = WeightChain.from_teacher(
-                teacher.cpu().train(), example_images(recipe), width=self.scale.chain_width,
+                teacher, example_images(recipe), width=self.scale.chain_width,
                 parent=file_hash(parent),
             )  # fmt: skip
             self.present.say(
