@@ -181,9 +181,9 @@ def test_damaged_files(chain, tmp_path):
 def test_nothing_of_the_file_is_pickled(chain, tmp_path):
     chain.save(tmp_path / "chain")
     with safe_open(tmp_path / "chain", "pt") as file:
-        header = json.loads(file.metadata()["oskt"])
-    assert {"format", "coupling", "absent", "meta", "blocks"} <= set(header)
-    assert header["meta"]["spec"]["family"] == "resnet"
+        content = json.loads(json.loads(file.metadata()["oskt"])["content"])
+    assert {"coupling", "absent", "meta", "blocks"} <= set(content)
+    assert content["meta"]["spec"]["family"] == "resnet"
 
 
 @pytest.mark.parametrize(

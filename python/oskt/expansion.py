@@ -13,8 +13,7 @@ from torch import Tensor
 
 from oskt.coupling import Coupling, TensorLayout
 from oskt.widths import Clustering, cut
-from oskt_ext import ExpansionPlan, IndexMap, RefiningPlan
-from oskt_ext.refining_loss import RefiningItem
+from oskt_ext import ExpansionPlan, IndexMap, RefiningItem, RefiningPlan
 
 MapOf = Callable[[str], IndexMap]
 Clusterings = Mapping[str, Clustering]
