@@ -186,6 +186,28 @@ def provide_numpy(items: Any) -> Provider:
     return run
 
 
+def provide_cupy(items: Any) -> Provider:
+    """cupyx.scatter_add over columns, then a row gather; not repeatable (float atomics)."""
+    cupy, cupyx = pytest.importorskip("cupy"), pytest.importorskip("cupyx")
+    plans = []
+    for rows, columns, _ in items:
+        tables = [cupy.asarray(a) for m in (rows, columns) for a in flat_columns(m)]
+        plans.append((*tables, cupy.asarray(rows.weight, cupy.float32), len(rows), len(columns)))
+
+    def run(source: Tensor) -> Tensor:
+        parts = []
+        for matrix, plan in zip(views(cupy.from_dlpack(source.detach()), items), plans):
+            to_row, from_row, to_column, from_column, weight, n, m = plan
+            narrow = cupy.zeros((matrix.shape[0], m, matrix.shape[2]), cupy.float32)
+            cupyx.scatter_add(narrow, (slice(None), to_column), matrix[:, from_column])
+            student = cupy.zeros((n, m, matrix.shape[2]), cupy.float32)
+            cupyx.scatter_add(student, to_row, narrow[from_row] * weight[:, None, None])
+            parts.append(student.ravel())
+        return torch.from_dlpack(cupy.concatenate(parts))
+
+    return run
+
+
 def provide_oskt(items: Any) -> Provider:
     plan = ExpansionPlan(items).to(DEVICE)
     return lambda source: expand(source, plan)
@@ -196,6 +218,7 @@ PROVIDERS = {
     "index": provide_index,
     "embedding_bag": provide_embedding_bag,
     "numpy": provide_numpy,
+    "cupy": provide_cupy,
     "loop": provide_loop,
 }
 
@@ -204,6 +227,8 @@ def make_case(preset: str, provider: str) -> tuple[Tensor, Provider, int]:
     """A random chain, the provider's function, verified, and the compulsory bytes of a forward."""
     if provider == "numpy" and DEVICE.type != "cpu":
         pytest.skip("NumPy computes on the CPU")
+    if provider == "cupy" and DEVICE.type != "cuda":
+        pytest.skip("CuPy computes on the GPU")
     if provider == "loop" and preset not in ("res50-s1", "res50-s3"):
         pytest.skip("the loop takes seconds at this size")
     items = resnet50_items(preset)

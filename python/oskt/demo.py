@@ -115,6 +115,7 @@ class _Demo:
             chain, refined = self.refine()
             self.score_teachers(teacher, refined, chain)
         with stage(f"Expand the chain to {len(scale.widths)} sizes and score each at once"):
+            self.present.say("norm statistics measured on 512 training images, without labels")
             for label, width in scale.widths:
                 self.at_once(chain, label, width)
         with stage(f"Fine-tune {len(scale.trained)} of them"):
@@ -336,6 +337,8 @@ class _Demo:
                 "from scratch, per size": self.data.steps(scale.refine)
                 + self.data.steps(scale.student),
             },
+            "At once": "expanded from the chain, norm statistics measured on 512 training images "
+            "without labels, no step of training",
             "Refinement": f"alpha {scale.refine.alpha}, distillation {scale.refine.distill} "
             f"(ours) at temperature {scale.refine.temperature}; chain width {scale.chain_width}",
             "Machine": f"{platform.processor() or platform.machine()}, "

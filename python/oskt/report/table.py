@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -224,23 +225,31 @@ def notes(rows: Iterable[ResultRow]) -> list[str]:
 
 
 def rich_table(rows: Iterable[ResultRow]) -> Table:
-    """The table for the terminal."""
+    """The table for the terminal, narrow enough for 80 columns."""
     rows = tuple(rows)
     table = compare(rows)
-    result = Table(header_style="bold", caption_justify="left", title_justify="left")
+    # The width alone names a student where no two have one width.
+    named = len({line.width for line in table.students}) < len(table.students)
+    result = Table(
+        header_style="bold", caption_justify="left", title_justify="left", box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
     for line in table.teachers:
         cell = line.cells["teacher"]
         size = f"{count_text(line.parameters)} parameters, {count_text(line.macs)} MACs"
         text = f"{line.model}: {size}, mAP {cell.text}, rank-1 {cell.rank1:.1f}"
         result.title = f"{result.title}\n{text}" if result.title else text
-    result.add_column("Model")
-    result.add_column("Width")
-    for name in ("Parameters", "MACs"):
-        result.add_column(name, justify="right")
+    if named:
+        result.add_column("Model")
+    result.add_column("Width", no_wrap=True)
+    for name in ("Params", "MACs"):
+        result.add_column(name, justify="right", no_wrap=True)
     for series in table.series:
-        result.add_column(f"{series_title(series)}\nmAP / R1", justify="right")
+        title = f"{series_title(series)}\nmAP / R1"
+        result.add_column(title, justify="right", no_wrap=True)
     for series in table.differences:
-        result.add_column(f"{series_title(series)}\n− scratch", justify="right")
+        short = {"at_once": "once", "finetuned": "tuned"}.get(series, series)
+        result.add_column(f"Δ\n{short}", justify="right", no_wrap=True)
     for line in table.students:
         cells = [_rich_cell(line, series) for series in table.series]
         for series in table.differences:
@@ -248,8 +257,10 @@ def rich_table(rows: Iterable[ResultRow]) -> Table:
             style = "" if not points else "green" if points > 0 else "red"
             cells.append(Text(difference_text(points), style))
         costs = count_text(line.parameters), count_text(line.macs)
-        result.add_row(line.model, line.width, *costs, *cells)
-    result.caption = "\n".join(notes(rows)[1:])
+        names = (line.model, line.width) if named else (line.width,)
+        result.add_row(*names, *costs, *cells)
+    gain = ["Δ: points of mAP above the same network from scratch."] if table.differences else []
+    result.caption = "\n".join(gain + notes(rows)[1:])
     return result
 
 
