@@ -128,14 +128,14 @@ class WeightChain:
                     f"WeightChain.from_teacher: teacher must be finite, got NaN or Inf in {name}. "
                     "Use a checkpoint from before the training diverged."
                 )
-        clusterings, inertia = cluster_channels(
+        clusterings, loss = cluster_channels(
             coupling, tensors, clusters, rows=rows, method=method, seed=seed
         )
         meta = {
             "kind": kind,
             "spec": getattr(module, "spec", None),
             "parent": parent,
-            "clustering": {"rows": rows, "method": method, "seed": seed, "inertia": inertia},
+            "clustering": {"rows": rows, "method": method, "seed": seed, "loss": loss},
         }
         return WeightChain.of_clusterings(module, coupling, clusterings, meta)
 

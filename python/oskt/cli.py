@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -16,7 +16,7 @@ from oskt import interop, models, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, provenance, save_model
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_market
-from oskt.flags import recipe_flags
+from oskt.flags import RunOptions, training_flags
 from oskt.pipeline import ReIDData, example_images
 from oskt.pretrained import load_pretrained
 from oskt.train import Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
@@ -34,12 +34,6 @@ app.add_typer(data_app, name="data")
 Data = Annotated[Path, typer.Option(help="data folder in the Market-1501 layout")]
 Out = Annotated[Path, typer.Option(help="folder of this run; made if absent")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one")]
-Resume = Annotated[bool, typer.Option("--resume", help="go on from a run that was stopped")]
-Every = Annotated[int, typer.Option(help="epochs between evaluations")]
-Corrupt = Annotated[
-    Literal["refuse", "skip"], typer.Option(help="what to do with images that do not decode")
-]
-Workers = Annotated[int, typer.Option(help="threads that decode and augment")]
 console = Console()
 
 
@@ -89,9 +83,10 @@ def data_check(root: Annotated[Path, typer.Argument(help="data folder")]) -> Non
 
 
 @app.command()
-@recipe_flags("paper-teacher")
+@training_flags("paper-teacher")
 def teacher(
     recipe: Recipe,
+    run: RunOptions,
     data: Data,
     out: Out,
     depth: Annotated[int, typer.Option(help="18, 34, 50, 101 or 152")] = 50,
@@ -101,14 +96,9 @@ def teacher(
     pooling: Annotated[Literal["avg", "gem"], typer.Option(help="over space")] = "avg",
     pretrained: Annotated[Path | None, typer.Option(help="checkpoint to start from")] = None,
     min_coverage: Annotated[float, typer.Option(help="share of it that must match")] = 0.9,
-    evaluate_every: Every = 20,
-    resume: Resume = False,
-    corrupt: Corrupt = "refuse",
-    device: Device = None,
-    workers: Workers = 2,
 ) -> None:
     """Train a residual network on a data folder; writes OUT/teacher.safetensors."""
-    folder = ReIDData(data, recipe, corrupt=corrupt, device=device, workers=workers)
+    folder = _open(data, recipe, run)
     console.print(folder.market.describe())
     batches = folder.training(recipe)
     torch.manual_seed(recipe.seed)
@@ -118,17 +108,15 @@ def teacher(
     )  # fmt: skip
     if pretrained is not None:
         console.print(load_pretrained(model, pretrained, min_coverage=min_coverage))
-    path = train_teacher(
-        model, batches, recipe, out, evaluate=folder.scores, evaluate_every=evaluate_every,
-        resume=resume, device=folder.world.device,
-    )  # fmt: skip
+    path = train_teacher(model, batches, recipe, out, **_fit_options(folder, run))
     console.print(f"teacher: {path}")
 
 
 @app.command()
-@recipe_flags("paper-refine")
+@training_flags("paper-refine")
 def refine(
     recipe: RefineRecipe,
+    run: RunOptions,
     data: Data,
     out: Out,
     teacher: Annotated[Path, typer.Option(help="model file of `oskt teacher`")],
@@ -139,24 +127,23 @@ def refine(
     method: Annotated[
         Literal["kmeans", "ward", "random"], typer.Option(help="how it is clustered")
     ] = "kmeans",
-    evaluate_every: Every = 20,
-    resume: Resume = False,
-    corrupt: Corrupt = "refuse",
-    device: Device = None,
-    workers: Workers = 2,
+    classifier: Annotated[
+        bool, typer.Option(help="keep the classifier in the file, for fine-tuning on this data")
+    ] = True,
 ) -> None:
     """Cluster a teacher and train teacher and chain together; writes OUT/chain.safetensors."""
-    folder = ReIDData(data, recipe, corrupt=corrupt, device=device, workers=workers)
+    folder = _open(data, recipe, run)
     model, _ = students.load_model(teacher)
     batches = folder.training(recipe)
+    _fit_classifier(model, batches.num_classes)
     chain = WeightChain.from_teacher(
         model, example_images(recipe), width=chain_width, rows=rows, method=method,
         seed=recipe.seed, parent=file_hash(teacher),
     )  # fmt: skip
     _print_frozen(chain)
     path = refine_chain(
-        model, chain, batches, recipe, out, parent=teacher, evaluate=folder.scores,
-        evaluate_every=evaluate_every, resume=resume, device=folder.world.device,
+        model, chain, batches, recipe, out, parent=teacher, classifier=classifier,
+        **_fit_options(folder, run),
     )  # fmt: skip
     console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
@@ -195,28 +182,22 @@ def expand(
 
 
 @app.command()
-@recipe_flags("paper-student")
+@training_flags("paper-student")
 def finetune(
     recipe: Recipe,
+    run: RunOptions,
     data: Data,
     out: Out,
     student: Annotated[Path, typer.Option(help="model file of `oskt expand`")],
-    evaluate_every: Every = 10,
-    resume: Resume = False,
-    corrupt: Corrupt = "refuse",
-    device: Device = None,
-    workers: Workers = 2,
 ) -> None:
     """Train a student on a data folder; writes OUT/student.safetensors."""
-    folder = ReIDData(data, recipe, corrupt=corrupt, device=device, workers=workers)
+    folder = _open(data, recipe, run)
     model, _ = students.load_model(student)
     batches = folder.training(recipe)
-    if students.num_classes(model) != batches.num_classes:
-        students.replace_classifier(model, batches.num_classes)
+    _fit_classifier(model, batches.num_classes)
     path = finetune_student(
-        model, batches, recipe, out, parent=student, evaluate=folder.scores,
-        evaluate_every=evaluate_every, resume=resume, device=folder.world.device,
-    )  # fmt: skip
+        model, batches, recipe, out, parent=student, **_fit_options(folder, run)
+    )
     console.print(f"student: {path}")
 
 
@@ -275,6 +256,25 @@ def info(chain: Annotated[Path, typer.Argument(help="chain file")]) -> None:
     console.print(_widths_table(WeightChain.load(chain)))
 
 
+def _open(data: Path, recipe: Recipe, run: RunOptions) -> ReIDData:
+    return ReIDData(data, recipe, corrupt=run.corrupt, device=run.device, workers=run.workers)
+
+
+def _fit_options(folder: ReIDData, run: RunOptions) -> dict[str, Any]:
+    return {
+        "evaluate": folder.scores,
+        "evaluate_every": run.evaluate_every,
+        "resume": run.resume,
+        "device": folder.world.device,
+    }
+
+
+def _fit_classifier(model: torch.nn.Module, classes: int) -> None:
+    """Other identities than the model was trained on need a classifier of their own."""
+    if students.num_classes(model) != classes:
+        students.replace_classifier(model, classes)
+
+
 def _widths_table(chain: WeightChain) -> Table:
     table = Table("channel group", "teacher N", "chain M", "written by")
     for name, group in chain.coupling.groups.items():
@@ -311,6 +311,9 @@ def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""
     try:
         app()
+    except KeyboardInterrupt as stopped:
+        Console(stderr=True).print(str(stopped) or "stopped", highlight=False)
+        sys.exit(130)
     except (ValueError, OSError, FloatingPointError, TypeError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
         sys.exit(1)

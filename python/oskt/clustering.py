@@ -40,7 +40,7 @@ def cluster_channels(
         seed: of the random method.
 
     Returns:
-        group -> Clustering, and group -> inertia of the rows that were clustered.
+        group -> Clustering, and group -> share of the rows' variance that the clusters lose, 0..1.
     """
     if rows not in ROWS or method not in METHODS:
         raise ValueError(
@@ -54,19 +54,21 @@ def cluster_channels(
         matrix = _rows(coupling, tensors, group, rows)
         problems += [part.contiguous() for part in matrix.chunk(group.blocks)]
         counts += [clusters[name] // group.blocks] * group.blocks
-    labels, losses = _cluster(problems, counts, method, seed) if problems else ([], [])
-    clusterings, inertia, start = {}, {}, 0
+    labels, inertia = _cluster(problems, counts, method, seed) if problems else ([], [])
+    spread = [float((p - p.mean(0)).square().sum()) for p in problems]
+    clusterings, loss, start = {}, {}, 0
     for name in names:
         blocks = coupling.groups[name].blocks
         step = clusters[name] // blocks
         parts = [labels[start + b] + b * step for b in range(blocks)]
         clusterings[name] = Clustering(np.concatenate(parts).astype(np.int64), blocks)
-        inertia[name] = sum(losses[start : start + blocks])
+        mine = slice(start, start + blocks)
+        loss[name] = sum(inertia[mine]) / max(sum(spread[mine]), 1e-300)
         start += blocks
     for name, group in coupling.free.items():
         if name not in clusterings:
             clusterings[name] = Clustering(np.arange(group.size), group.blocks)
-    return clusterings, inertia
+    return clusterings, loss
 
 
 def _cluster(

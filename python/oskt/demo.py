@@ -296,7 +296,11 @@ class _Demo:
         runs = ["teacher", "refine"]
         runs += [f"{kind}-{label}" for kind in ("finetune", "scratch") for label in trained]
         groups = tuple(
-            Group(name, tuple(int(n) for n in np.bincount(clustering.labels)))
+            Group(
+                name,
+                tuple(int(n) for n in np.bincount(clustering.labels)),
+                chain.meta["clustering"]["loss"].get(name),
+            )
             for name, clustering in chain.clusterings.items()
         )
         return ReportData(

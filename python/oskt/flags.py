@@ -1,10 +1,10 @@
-"""Command-line flags from the fields of a recipe: one dataclass field, one flag, one help text."""
+"""Command-line flags from dataclass fields: one field, one flag, one help text."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
@@ -12,39 +12,59 @@ import typer
 from oskt.train import RECIPES, Recipe
 
 
-def recipe_flags(preset: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command `--recipe` and one flag per field; it receives them as `recipe`.
+def _flag(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a training runs, whatever it trains."""
+
+    evaluate_every: int = _flag(20, "epochs between evaluations")
+    resume: bool = _flag(False, "go on from a run that was stopped")
+    corrupt: Literal["refuse", "skip"] = _flag(
+        "refuse", "what to do with images that do not decode"
+    )
+    device: str | None = _flag(None, "cpu or cuda; default: the GPU if there is one")
+    workers: int = _flag(2, "threads that decode and augment")
+
+
+def training_flags(preset: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a command's `recipe` and `run` parameters by flags that fill them.
+
+    `--recipe NAME` starts from a preset, one flag per field changes it; `run` gets RunOptions.
 
     Args:
         preset: the RECIPES entry that `--recipe` starts from when it is not given.
     """
-    base = RECIPES[preset]
+    kind = type(RECIPES[preset])
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        kind = type(base)
-        names = ", ".join(name for name, recipe in RECIPES.items() if isinstance(recipe, kind))
-
         def wrapped(recipe: str, **options: Any) -> None:
             chosen = {spec.name: options.pop(spec.name) for spec in fields(kind)}
-            command(recipe=_recipe(recipe, kind, chosen), **options)
+            run = RunOptions(**{spec.name: options.pop(spec.name) for spec in fields(RunOptions)})
+            command(recipe=_recipe(recipe, kind, chosen), run=run, **options)
 
         hints = get_type_hints(command, include_extras=True)
-        own = [
+        parameters = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
             for name, parameter in inspect.signature(command).parameters.items()
-            if name != "recipe"
+            if name not in ("recipe", "run")
         ]
-        help_text = f"preset that the flags below change: {names}"
-        choice = Annotated[str, typer.Option(help=help_text)]
-        extra = [_parameter("recipe", choice, preset)]
+        types = get_type_hints(RunOptions)
+        for spec in fields(RunOptions):
+            flag = typer.Option(help=str(spec.metadata["help"]))
+            parameters.append(_parameter(spec.name, types[spec.name], flag, spec.default))
+        names = ", ".join(name for name, recipe in RECIPES.items() if isinstance(recipe, kind))
+        flag = typer.Option(help=f"preset that the flags below change: {names}")
+        parameters.append(_parameter("recipe", str, flag, preset))
         for spec in fields(kind):
             flag = typer.Option(
                 help=str(spec.metadata["help"]),
                 rich_help_panel="Recipe (default: the preset's value)",
                 show_default=False,
             )
-            extra.append(_parameter(spec.name, Annotated[_flag_type(spec.type), flag], None))
-        parameters = own + extra
+            parameters.append(_parameter(spec.name, _recipe_type(spec.type), flag, None))
         wrapped.__name__ = command.__name__
         wrapped.__doc__ = command.__doc__
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -54,12 +74,12 @@ def recipe_flags(preset: str) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+def _parameter(name: str, kind: Any, flag: Any, default: Any) -> inspect.Parameter:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, flag])
 
 
-def _flag_type(field_type: Any) -> Any:
+def _recipe_type(field_type: Any) -> Any:
     if get_origin(field_type) is Literal or field_type in (int, float, bool):
         return field_type | None
     return str | None  # a tuple of epochs: "40,70"

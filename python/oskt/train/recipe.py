@@ -270,8 +270,8 @@ RECIPES: dict[str, Recipe] = {
     "paper-vit-refine": RefineRecipe(alpha_ramp="linear", **_PAPER_VIT),
     "paper-vit-student": Recipe(**_PAPER_VIT),
     # `oskt demo`.
-    "demo-teacher": Recipe(epochs=12, **_DEMO),
-    "demo-refine": RefineRecipe(epochs=12, alpha=0.05, distill=4.0, **_DEMO),
+    "demo-teacher": Recipe(epochs=18, **_DEMO),
+    "demo-refine": RefineRecipe(epochs=18, alpha=0.05, distill=4.0, **_DEMO),
     "demo-nested": RefineRecipe(epochs=12, alpha=0.0, distill=4.0, **_DEMO),
     "demo-student": Recipe(epochs=6, **_DEMO),
 }

@@ -81,6 +81,7 @@ def refine_chain(
     out: str | Path,
     *,
     parent: str | Path | None = None,
+    classifier: bool = True,
     **options: Any,
 ) -> Path:
     """Train teacher and chain together; write out/chain.safetensors and out/teacher.safetensors.
@@ -92,6 +93,7 @@ def refine_chain(
         recipe: for example RECIPES["paper-refine"].
         out: folder of this run.
         parent: the teacher's file; its hash is stored.
+        classifier: keep the S-Student's classifier in the file, so that students start with it.
         options: those of `loop.fit`; `evaluate` sees both teacher and S-Student.
 
     Returns:
@@ -114,6 +116,6 @@ def refine_chain(
         save_model(out / "teacher.safetensors", joint.teacher, meta)
         refined = joint.to_chain()
         refined.meta = {**refined.meta, **provenance(), **meta}
-        refined.save(path)
+        refined.save(path, classifier=classifier)
     world.wait()  # nobody reads the files before they are there
     return path
