@@ -88,7 +88,7 @@ class TinyChain:
         self.weights = weights
         self.meta = {"kind": "oskt"}
 
-    def save(self, path):
+    def save(self, path, *, classifier=False):
         torch.save({"weights": self.weights, "meta": self.meta}, path)
 
 
