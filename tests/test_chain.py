@@ -85,7 +85,7 @@ def test_columns_are_dealt_without_loss(chain):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_verify_prints_and_holds(chain, dtype, capsys):
-    assert chain.to(dtype).verify(IMAGES) < 1e-12
+    assert chain.to(dtype).verify() < 1e-12
     assert "half the teacher" in capsys.readouterr().out
 
 
@@ -103,6 +103,22 @@ def test_students_run_with_the_right_attributes(chain):
         t.numel() for n, t in chain.expand(chain.resolve(0.5)).items()
         if n in dict(student.named_parameters())
     )  # fmt: skip
+
+
+def test_students_by_budget(chain):
+    for params, macs in [(30_000, None), (None, 400_000), (40_000, 500_000), (1e9, None)]:
+        student = chain.student(params=params, macs=macs)
+        sizes = student.widths
+        own = sum(
+            p.numel() for n, p in student.named_parameters()
+            if not n.startswith(("bottleneck", "classifier"))
+        )  # fmt: skip
+        assert chain.costs(sizes)[0] == own
+        limits = (params or np.inf, macs or np.inf)
+        assert all(cost <= limit for cost, limit in zip(chain.costs(sizes), limits))
+        wider = chain.resolve(min(1.0, max(n / chain.groups[g] for g, n in sizes.items()) + 0.05))
+        fits = all(cost <= limit for cost, limit in zip(chain.costs(wider), limits))
+        assert sizes == chain.groups or not fits or chain.costs(wider) == chain.costs(sizes)
 
 
 def test_grouped_and_depthwise_students_run():
@@ -189,8 +205,9 @@ def test_nothing_of_the_file_is_pickled(chain, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "one of width, widths and preset must be given, got 0"),
+        ({}, "one of width, widths, preset and a budget must be given, got 0"),
         ({"width": 0.5, "preset": "res50-s1"}, "must be given, got 2"),
+        ({"params": 100}, r"must allow the smallest student, [\d,]+ parameters"),
         ({"width": 1.5}, r"width must be in \(0, 1\], got 1.5"),
         ({"preset": "res50-s9"}, "preset must be one of res50-s1"),
         ({"width": 0.5, "norm": "mean"}, "norm must be 'interpolate' or 'exact', got 'mean'"),

@@ -184,19 +184,24 @@ class WeightChain:
         width: float | None = None,
         widths_: Mapping[str, int] | None = None,
         preset: str | None = None,
+        params: float | None = None,
+        macs: float | None = None,
     ) -> dict[str, int]:
-        """The width of every free group from a share, a mapping or a preset of the paper.
+        """The width of every free group from a share, a mapping, a preset or a budget.
 
         Groups that a mapping does not name stay at chain width. A share below the chain's gives
-        the chain's width.
+        the chain's width. A budget (params, macs or both) gives the largest share that fits.
         """
-        given = sum(x is not None for x in (width, widths_, preset))
+        budget = None if params is None and macs is None else (params, macs)
+        given = sum(x is not None for x in (width, widths_, preset, budget))
         if given != 1:
             raise ValueError(
-                f"WeightChain: one of width, widths and preset must be given, got {given} of them. "
-                "Example: chain.student(width=0.5)."
+                "WeightChain: one of width, widths, preset and a budget must be given, got "
+                f"{given} of them. Example: chain.student(width=0.5)."
             )
         lowest = self.widths
+        if budget is not None:
+            return self._largest(params, macs)
         if preset is not None:
             widths_ = self._preset(preset)
         if widths_ is not None:
@@ -207,10 +212,36 @@ class WeightChain:
                 f"WeightChain: width must be in (0, 1], got {width}. Give a share of the teacher's "
                 "channels, or widths= for channel counts."
             )
+        return self._share(width)
+
+    def _share(self, width: float) -> dict[str, int]:
+        lowest = self.widths
         return {
             name: widths.round_width(group, width, lowest[name])
             for name, group in self.coupling.free.items()
         }
+
+    def _largest(self, params: float | None, macs: float | None) -> dict[str, int]:
+        """The widest share within a budget, by bisection: costs never fall with the width."""
+
+        def fits(step: int) -> bool:
+            costs = self.costs(self._share(step / steps))
+            limits = (params, macs)
+            return all(limit is None or c <= limit for c, limit in zip(costs, limits))
+
+        steps = 2 * max(self.groups.values(), default=1)
+        if not fits(1):
+            least = self.costs(self.widths)
+            raise ValueError(
+                f"WeightChain: params and macs must allow the smallest student, {least[0]:,} "
+                f"parameters and {least[1]:,} MACs, got params={params}, macs={macs}. "
+                "Raise the budget, or make a narrower chain."
+            )
+        low, high = 1, steps + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return self._share(low / steps)
 
     def _preset(self, preset: str) -> dict[str, int]:
         presets = models.resnet.PRESETS
@@ -273,14 +304,18 @@ class WeightChain:
         width: float | None = None,
         widths: Mapping[str, int] | None = None,
         preset: str | None = None,
+        params: float | None = None,
+        macs: float | None = None,
         norm: str = "interpolate",
     ) -> nn.Module:
-        """A student module, ready to run: give one of width, widths and preset.
+        """A student module, ready to run: give one of width, widths, preset and a budget.
 
         Args:
             width: share of the teacher's channels in every group, in (0, 1].
             widths: group -> channels; groups not named stay at chain width.
             preset: a size of the paper, e.g. "res50-s1".
+            params, macs: at most so many parameters and MACs per image, of the backbone at the
+                traced input size; one share for all groups.
             norm: "interpolate" or "exact" (see expand).
 
         Returns:
@@ -291,19 +326,20 @@ class WeightChain:
                 "WeightChain.student: template must be known to build a module, got a chain "
                 f"without one (spec {self.meta.get('spec')}). Pass template= to WeightChain.load."
             )
-        sizes = self.resolve(width, widths, preset)
+        sizes = self.resolve(width, widths, preset, params, macs)
         module = students.narrow(self.template, self.coupling, sizes)
         students.fill(module, self.expand(sizes, norm=norm), self.absent)
         students.set_widths(module, sizes)
         return module.eval()
 
-    def verify(self, example_inputs: Tensor | Sequence[Tensor], *, quiet: bool = False) -> float:
+    def verify(self, *, quiet: bool = False) -> float:
         """Measure that `exact` students of every width compute the S-Student's function.
 
-        Prints the largest relative deviation per width (float64) and returns the largest of all.
+        Runs random inputs of the traced shapes through both in float64, prints the relative
+        deviation per width unless `quiet`, and returns the largest.
         """
         worst = 0.0
-        for label, deviation in verification.deviations(self, example_inputs):
+        for label, deviation in verification.deviations(self):
             worst = max(worst, deviation)
             if not quiet:
                 print(f"  {label:<28} {deviation:.2e}")

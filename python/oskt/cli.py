@@ -156,6 +156,8 @@ def expand(
     preset: Annotated[
         str | None, typer.Option(help="size of the paper: " + ", ".join(models.resnet.PRESETS))
     ] = None,
+    params: Annotated[float | None, typer.Option(help="at most so many parameters")] = None,
+    macs: Annotated[float | None, typer.Option(help="at most so many MACs per image")] = None,
     group: Annotated[
         list[str] | None, typer.Option(help="NAME=CHANNELS of one channel group; repeatable")
     ] = None,
@@ -169,10 +171,12 @@ def expand(
     image_width: Annotated[int, typer.Option(help="of those images, pixels")] = 128,
     device: Device = None,
 ) -> None:
-    """Write a student of any size; give --width, --preset or --group."""
+    """Write a student of any size; give --width, --preset, --group or a budget."""
     source = WeightChain.load(chain)
     given = dict(_assignment(item) for item in group) if group else None
-    student = source.student(width=width, preset=preset, widths=given, norm=norm)
+    student = source.student(
+        width=width, preset=preset, widths=given, params=params, macs=macs, norm=norm
+    )
     if recalibrate is not None:
         recipe = Recipe(height=height, width=image_width)
         ReIDData(recalibrate, recipe, device=device).recalibrate(student)

@@ -70,6 +70,7 @@ class Coupling:
         positions: weight name -> output positions per image, which makes MACs a closed form.
         outputs: per output tensor (the training form's, then the evaluation form's) the axis of
             every dimension.
+        inputs: shapes of the example inputs, which `positions` belong to.
         opaque: operators that were not known and froze what they touched.
     """
 
@@ -78,6 +79,7 @@ class Coupling:
     norms: dict[str, tuple[str | None, ...]]
     positions: dict[str, int]
     outputs: tuple[tuple[AxisRuns, ...], ...] = ()
+    inputs: tuple[tuple[int, ...], ...] = ()
     opaque: tuple[str, ...] = ()
 
     @property
@@ -108,6 +110,7 @@ class Coupling:
             "norms": self.norms,
             "positions": self.positions,
             "outputs": self.outputs,
+            "inputs": self.inputs,
             "opaque": self.opaque,
         }
 
@@ -134,6 +137,7 @@ class Coupling:
             {k: tuple(v) for k, v in value["norms"].items()},
             {k: int(v) for k, v in value["positions"].items()},
             tuple(tuple(axis(runs) for runs in output) for output in value["outputs"]),
+            tuple(tuple(shape) for shape in value["inputs"]),
             tuple(value["opaque"]),
         )
 
@@ -169,7 +173,7 @@ def trace_coupling(
     inputs = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
     trace = run_passes(module, inputs, free_outputs=free_outputs)
     _settle(trace)
-    return _Naming(trace).coupling(module)
+    return _Naming(trace).coupling(module, tuple(tuple(x.shape) for x in inputs))
 
 
 def _settle(trace: Trace) -> None:
@@ -237,7 +241,7 @@ class _Naming:
             for axes in self.trace.outputs
         )
 
-    def coupling(self, module: nn.Module) -> Coupling:
+    def coupling(self, module: nn.Module, inputs: tuple[tuple[int, ...], ...]) -> Coupling:
         layouts = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
             layouts[name] = self.layout(name, tuple(tensor.shape))
@@ -247,6 +251,7 @@ class _Naming:
             dict(self.trace.norm_of),
             dict(self.trace.positions),
             self.outputs(),
+            inputs,
             tuple(dict.fromkeys(self.trace.opaque)),
         )
 

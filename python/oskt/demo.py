@@ -202,7 +202,7 @@ class _Demo:
             )  # fmt: skip
         chain = WeightChain.load(path)
         _same(self.out, "refine", chain.meta.get("recipe"), recipe.to_dict())
-        worst = chain.verify(example_images(recipe), quiet=True)
+        worst = chain.verify(quiet=True)
         self.present.say(
             f"chain file {path.stat().st_size / 1e6:.2f} MB; exact students of every width equal "
             f"the S-Student to {worst:.0e}"

@@ -63,13 +63,13 @@ def checked(
     return replace(coupling, groups=groups)
 
 
-def deviations(
-    chain: WeightChain, example_inputs: Tensor | Sequence[Tensor]
-) -> Iterator[tuple[str, float]]:
+def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
     """(width label, relative deviation from the S-Student) of exact students, in float64."""
-    inputs = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
-    torch.manual_seed(0)
-    inputs = [torch.randn(x.shape, dtype=torch.float64) for x in inputs]
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, generator=generator)
+        for shape in chain.coupling.inputs
+    ]
     exact = chain.to("cpu", torch.float64)
     rng = np.random.default_rng(0)
     mixed = {
