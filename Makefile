@@ -27,11 +27,12 @@ demo: $(BUILT) ## run the whole pipeline on drawn pedestrians
 test: lint $(BUILT) ## lint, then the whole test suite
 	$(IN_VENV) python -m pytest $(ARGS)
 
-lint: $(READY) ## ruff, mypy and clang-format, changing nothing
+lint: $(READY) ## ruff, mypy, clang-format and README's tables, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/python tools/readme.py --check
 
 format: $(READY) ## rewrite Python and C++ in the house style
 	$(BIN)/ruff check --fix .

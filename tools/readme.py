@@ -74,42 +74,65 @@ def suites() -> dict[str, dict[str, Any]]:
     return found
 
 
+# suite -> (our row, the rows to show: words that all stand in its group or case)
+SHOWN = {
+    "expand": ("oskt", ["forward res50-s1", "forward res50-s3", "forward res50-s6",
+                        "forward and backward res50-s3"]),
+    "kmeans": ("ward+hartigan", ["gauss", "low-rank", "clustered"]),
+    "refining_loss": ("oskt", ["both", "chain"]),
+    "retrieval_metrics": ("ours", [""]),
+    "refine_step": ("", ["chain-8", "chain-16", "chain-32"]),
+}  # fmt: skip
+WHAT = {
+    "expand": "`expand`, ResNet-50 chain-8",
+    "kmeans": "`kmeans`, 53 ResNet-50 convolutions, K = rows/8",
+    "refining_loss": "`refining_loss`, ResNet-50",
+    "retrieval_metrics": "`retrieval_metrics`, 3368 x 15913 x 512",
+    "refine_step": "joint refinement step, ResNet-50, batch 16, 256x128",
+}
+
+
 def bench_table() -> str:
-    """Our median and every peer's, per suite and group."""
+    """Our median beside every peer's of the same run; for k-means the inertia too."""
     stored = suites()
-    if not stored:
-        return "No stored rows."
-    lines = ["| operator | case | oskt | peers in the same run |", "|---|---|---:|---|"]
-    for suite, content in stored.items():
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for row in content["rows"]:
-            groups.setdefault(row["group"] or "", []).append(row)
-        for group, rows in groups.items():
-            ours = [r for r in rows if provider(r) in ("oskt", "")]
-            peers = [r for r in rows if r not in ours]
+    lines = ["| work | case | oskt | peers in the same run |", "|---|---|---:|---|"]
+    for suite, (our_name, cases) in SHOWN.items():
+        if suite not in stored:
+            continue
+        for case in cases:
+            rows = [r for r in stored[suite]["rows"] if case_of(r).endswith(case)]
+            ours = [r for r in rows if provider(r) == our_name]
+            peers = [r for r in rows if provider(r) not in (our_name, *OTHER_WAYS)]
             if ours:
-                cell = ", ".join(f"{provider(r)} {time_text(r['median_s'])}" for r in peers)
-                median = time_text(ours[0]["median_s"])
-                lines.append(f"| {suite} | {group} | {median} | {cell or extra(ours[0])} |")
-    machine = next(iter(stored.values()))
-    lines += [
-        "",
-        f"{machine['machine']}, {machine['cpu_threads']} threads, torch {machine['torch']}.",
-    ]
+                cell = "; ".join(f"{provider(r)} {measured(r)}" for r in peers)
+                cell = cell or f"{ours[0]['extra']['ratio']:.2f} of a teacher-only step"
+                lines.append(f"| {WHAT[suite]} | {case} | {measured(ours[0])} | {cell} |")
+    first = next(iter(stored.values()))
+    where = f"{first['machine']}, {first['cpu_threads']} threads, torch {first['torch']}"
+    commits = sorted({content["commit"][:10] for content in stored.values()})
+    lines += ["", f"{where}, commit {', '.join(commits)}. k-means cells: time (inertia)."]
     return "\n".join(lines)
 
 
+OTHER_WAYS = ("lloyd", "hartigan", "ward")  # our own slower or weaker settings
+
+
+def case_of(row: dict[str, Any]) -> str:
+    return f"{row['group'] or ''} {row['parameters'].get('kind', '')}".strip()
+
+
 def provider(row: dict[str, Any]) -> str:
-    return str((row.get("parameters") or {}).get("provider", ""))
+    given = row["parameters"]
+    return str(given.get("provider") or given.get("method") or given.get("name") or "")
 
 
-def extra(row: dict[str, Any]) -> str:
-    ratio = row.get("extra", {}).get("ratio")
-    return f"{ratio:.2f} of a teacher-only step" if ratio else ""
+def measured(row: dict[str, Any]) -> str:
+    inertia = row["extra"].get("inertia")
+    return time_text(row["median_s"]) + (f" ({inertia:,.0f})" if inertia else "")
 
 
 def time_text(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.2f} ms"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def cuda_text() -> str:
