@@ -272,7 +272,6 @@ RECIPES: dict[str, Recipe] = {
     # `oskt demo`.
     "demo-teacher": Recipe(epochs=18, **_DEMO),
     "demo-refine": RefineRecipe(epochs=18, alpha=0.05, distill=4.0, **_DEMO),
-    "demo-nested": RefineRecipe(epochs=12, alpha=0.0, distill=4.0, **_DEMO),
     # Small networks underfit: erased images cost the narrowest 24 points of mAP from scratch.
     "demo-student": Recipe(epochs=6, erasing=0.0, **_DEMO),
 }
