@@ -283,8 +283,8 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
     chain_gradient, *teacher_gradient = ctx.saved_tensors
 
     def scaled(gradient: Tensor) -> Tensor:
-        # The product is rounded once: a float32 grad_loss must not be cut to half first.
-        return (gradient * grad_loss.to(gradient.device)).to(gradient.dtype)
+        # The product is rounded once: torch would cut a float32 grad_loss to half first.
+        return (gradient.to(grad_loss.dtype) * grad_loss).to(gradient.dtype)
 
     return (
         [scaled(g) for g in teacher_gradient] if ctx.teacher_needed else [None] * ctx.num_teacher,

@@ -60,6 +60,14 @@ def test_exact_gradients_are_bit_equal(device, dtype):
     assert all(torch.equal(a, b) for a, b in zip(got, expected))
 
 
+def test_a_loss_scale_that_half_cannot_hold(device):
+    """The gradient reaching the loss is float32 and must stay so; powers of two are exact."""
+    teacher, chain, plan = make_problem(device, torch.float16, exact=True, requires_grad=True)
+    small, large = (refining_loss(teacher, chain, plan, scale=2.0**e) for e in (-12, 5))
+    got = torch.autograd.grad(small * 2.0**17, [*teacher, chain])
+    assert all(map(torch.equal, got, torch.autograd.grad(large, [*teacher, chain])))
+
+
 def test_loss_is_rounded_once(device):
     """Partials are float64: the float32 loss is the rounded float64 loss, to 1 ulp of slack."""
     teacher, chain, plan = make_problem(device, torch.float32, exact=False)

@@ -1,6 +1,7 @@
 #pragma once
 
-// OSKT_HOST_DEVICE marks functions that the CPU and the CUDA kernels share.
+// OSKT_INLINE inlines by force: a function that is called keeps one instruction set for all clones
+// (simd.h). OSKT_HOST_DEVICE marks functions that the CPU and the CUDA kernels share.
 #define OSKT_INLINE inline __attribute__((always_inline))
 #if defined(__CUDACC__)
 #define OSKT_HOST_DEVICE __host__ __device__ __forceinline__

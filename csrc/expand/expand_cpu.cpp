@@ -18,9 +18,6 @@
 #include "expand/expand.h"
 #include "glue/checks.h"
 
-// Inlined by force, because a function that is called keeps one instruction set for all clones.
-#define OSKT_INLINE inline __attribute__((always_inline))
-
 namespace oskt {
 namespace {
 

@@ -15,6 +15,7 @@ Tensor expand_cuda(Tensor source, Tensor table, Tensor coefficient, Tensor trans
   check(source.dim() == 1 && source.is_contiguous(),
         "expand: source must be one-dimensional and contiguous, got ", source.dim(),
         " dimensions.");
+  check(source.is_cuda(), "expand: source must be on the device of the plan, got another one.");
   const auto device = source.get_device_index();
   check(table.is_cuda() && coefficient.is_cuda() && table.get_device_index() == device &&
             coefficient.get_device_index() == device,

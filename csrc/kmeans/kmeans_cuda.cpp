@@ -1,5 +1,5 @@
 // Glue of batched k-means on CUDA: checks, one scratch tensor for the whole batch, one table,
-// launch.
+// launch; no host synchronisation.
 
 #include <torch/csrc/stable/library.h>
 
@@ -52,9 +52,7 @@ std::vector<DeviceProblem> table_of(const std::vector<Tensor>& rows, const std::
 // Hands out scratch for the table itself and every problem; with a null base it only measures.
 int64_t lay_out(char* base, std::vector<DeviceProblem>& table, DeviceBatch& batch) {
   Layout layout{base, 0};
-  DeviceProblem* problems;
-  layout.take(problems, batch.size);
-  batch.problems = problems;
+  layout.take(batch.problems, batch.size);
   for (DeviceProblem& p : table) {
     layout.take(p.scale, p.n);
     layout.take(p.gram, p.n * p.n);
@@ -102,12 +100,7 @@ Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string
   Tensor scratch = torch::stable::new_empty(rows[0], {bytes}, ScalarType::Byte);
   lay_out(static_cast<char*>(scratch.mutable_data_ptr()), table, batch);
 
-  const cudaStream_t stream = current_stream(rows[0]);
-  // Pageable memory is staged before the call returns, so that the table may go out of scope.
-  check_launch("kmeans", cudaMemcpyAsync(scratch.mutable_data_ptr(), table.data(),
-                                         table.size() * sizeof(DeviceProblem),
-                                         cudaMemcpyHostToDevice, stream));
-  check_launch("kmeans", launch_kmeans(batch, stream));
+  check_launch("kmeans", launch_kmeans(table.data(), batch, current_stream(rows[0])));
   return {centers, labels, inertia, n_iter};
 }
 

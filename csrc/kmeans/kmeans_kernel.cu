@@ -1,4 +1,5 @@
-// Batched k-means on CUDA: a ragged batch in seven launches, whatever the number of problems.
+// Batched k-means on CUDA: a ragged batch in seven launches, and one per kTableChunk problems that
+// stores their table.
 //
 // Problem    rows X (N, D) of every problem, K clusters; see kmeans.h for the contract.
 // Formula    G = X X^T in float64, then gram_kmeans.h on G.
@@ -12,9 +13,12 @@
 // Rejected   TF32 (labels differ), float32 with split sums (needs centring, half the digits), one
 //            launch per problem (launch latency is the larger cost at these sizes).
 
+#include "common/block_sum.cuh"
 #include "common/device_team.cuh"
 #include "common/storage.cuh"
 #include "kmeans/kmeans_kernel.h"
+
+#include <algorithm>
 
 namespace oskt::kmeans {
 namespace {
@@ -47,17 +51,19 @@ __device__ Workspace<double> workspace_of(const DeviceProblem& p, int64_t restar
 
 constexpr int kLineThreads = 128;  // of the kernels that walk along a row
 
-// The sum over the block of one value per thread, in a fixed order, in every thread.
-template <int kThreads>
-__device__ double block_sum(double own) {
-  __shared__ double warps[kThreads / 32];
-  for (int step = 16; step > 0; step /= 2) own += __shfl_down_sync(0xffffffffu, own, step);
-  __syncthreads();  // the readers of a former sum are done
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = own;
-  __syncthreads();
-  double total = 0;
-  for (int w = 0; w < kThreads / 32; ++w) total += warps[w];
-  return total;
+// Problems travel as kernel parameters: no copy from host memory, and a captured graph keeps them.
+constexpr int64_t kTableChunk = 20;
+
+struct TableChunk {
+  DeviceProblem problem[kTableChunk];
+  DeviceProblem* to;
+};
+
+static_assert(sizeof(TableChunk) <= 4000, "kernel parameters are 4 KB at most");
+
+__global__ void __launch_bounds__(kTableChunk)
+    table_kernel(const __grid_constant__ TableChunk chunk) {
+  chunk.to[threadIdx.x] = chunk.problem[threadIdx.x];
 }
 
 // One block per row: its factor, 1 / length under cosine, else 1.
@@ -256,8 +262,15 @@ __global__ void __launch_bounds__(kLineThreads) inertia_kernel(DeviceBatch batch
 }
 
 template <typename S>
-cudaError_t launch(const DeviceBatch& batch, cudaStream_t stream) {
+cudaError_t launch(const DeviceProblem* table, const DeviceBatch& batch, cudaStream_t stream) {
   const auto grid = [](int64_t blocks) { return static_cast<unsigned>(blocks); };
+  for (int64_t first = 0; first < batch.size; first += kTableChunk) {
+    const int64_t count = std::min(kTableChunk, batch.size - first);
+    TableChunk chunk{};
+    std::copy(table + first, table + first + count, chunk.problem);
+    chunk.to = batch.problems + first;
+    table_kernel<<<1, grid(count), 0, stream>>>(chunk);
+  }
   scale_kernel<S><<<grid(batch.rows), kLineThreads, 0, stream>>>(batch);
   gram_kernel<S><<<grid(batch.tiles), GramTraits::kThreads, 0, stream>>>(batch);
   if (batch.settings.init == Init::kLabels) {
@@ -272,14 +285,15 @@ cudaError_t launch(const DeviceBatch& batch, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t launch_kmeans(const DeviceBatch& batch, cudaStream_t stream) {
+cudaError_t launch_kmeans(const DeviceProblem* table, const DeviceBatch& batch,
+                          cudaStream_t stream) {
   constexpr int64_t kMaxBlocks = 0x7fffffff;
   if (batch.rows > kMaxBlocks || batch.tiles > kMaxBlocks || batch.clusters > kMaxBlocks ||
       batch.size * batch.restarts > kMaxBlocks) {
     return cudaErrorInvalidConfiguration;
   }
   return dispatch_storage(batch.storage,
-                          [&](auto zero) { return launch<decltype(zero)>(batch, stream); });
+                          [&](auto zero) { return launch<decltype(zero)>(table, batch, stream); });
 }
 
 }  // namespace oskt::kmeans

@@ -33,7 +33,7 @@ struct DeviceProblem {
 };
 
 struct DeviceBatch {
-  const DeviceProblem* problems;  // on the device, longest first
+  DeviceProblem* problems;  // on the device, longest first; written by the launch
   int64_t size, rows, tiles, clusters, restarts;
   Storage storage;
   Settings settings;
@@ -42,7 +42,9 @@ struct DeviceBatch {
 
 inline constexpr int64_t kGramTile = 64;
 
-// Launches every stage on `stream`; returns the first launch error.
-cudaError_t launch_kmeans(const DeviceBatch& batch, cudaStream_t stream);
+// Stores the table, batch.size problems on the host, and launches every stage on `stream`; returns
+// the first launch error. Nothing of the host is read after it returns.
+cudaError_t launch_kmeans(const DeviceProblem* table, const DeviceBatch& batch,
+                          cudaStream_t stream);
 
 }  // namespace oskt::kmeans

@@ -17,9 +17,6 @@
 #include "glue/checks.h"
 #include "refine/refining_loss.h"
 
-// Inlined by force, because a function that is called keeps one instruction set for all clones.
-#define OSKT_INLINE inline __attribute__((always_inline))
-
 namespace oskt {
 namespace {
 

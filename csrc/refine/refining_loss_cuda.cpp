@@ -29,7 +29,8 @@ void check_inputs(const std::vector<Tensor>& teacher, const Tensor& chain, const
         "got something else.");
   check(weight.numel() == static_cast<int64_t>(teacher.size()), "refining_loss: teacher must have ",
         weight.numel(), " tensors, got ", teacher.size(), ".");
-  check(chain.is_contiguous(), "refining_loss: chain must be contiguous.");
+  check(chain.is_cuda() && chain.is_contiguous(),
+        "refining_loss: chain must be contiguous, on a CUDA device.");
   for (size_t i = 0; i < teacher.size(); ++i)
     check(here(teacher[i]) && teacher[i].scalar_type() == chain.scalar_type(),
           "refining_loss: teacher[", i,

@@ -12,6 +12,7 @@
 // needs no atomics. Each block leaves one float64 partial; a second kernel adds them in order.
 // Rejected: one launch per tensor (53 launches cost more than the pass).
 
+#include "common/block_sum.cuh"
 #include "common/storage.cuh"
 #include "refine/refining_loss.h"
 #include "refine/refining_loss_kernel.h"
@@ -20,24 +21,10 @@ namespace oskt::refine {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-static_assert(kThreads % 32 == 0 && kWarps <= 32, "one warp adds the sums of the others");
 
 template <typename scalar_t>
 __device__ __forceinline__ void store_double(scalar_t* to, double value) {
   store_acc(to, static_cast<acc_of<scalar_t>>(value));
-}
-
-// The sum over the block in thread 0, in a fixed order.
-__device__ double block_sum(double value) {
-  __shared__ double warp_sum[kWarps];
-  for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
-  if (threadIdx.x % 32 == 0) warp_sum[threadIdx.x / 32] = value;
-  __syncthreads();  // the sums of all warps stand before thread 0 reads them
-  double total = 0.0;
-  if (threadIdx.x == 0)
-    for (double part : warp_sum) total += part;
-  return total;
 }
 
 // Writes the gradients of one task and returns this thread's part of the sum of squares.
@@ -97,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
                               static_cast<const scalar_t*>(params.chain),
                               static_cast<scalar_t*>(params.chain_gradient));
   }
-  const double total = block_sum(loss);
+  const double total = block_sum<kThreads>(loss);
   if (threadIdx.x == 0) chunk.partial[blockIdx.x] = total;
 }
 
@@ -105,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
     loss_sum_kernel(const double* __restrict__ partial, int64_t count, void* loss, bool wide) {
   double sum = 0.0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partial[i];
-  const double total = block_sum(sum);
+  const double total = block_sum<kThreads>(sum);
   if (threadIdx.x != 0) return;
   if (wide)
     *static_cast<double*>(loss) = total;

@@ -33,7 +33,8 @@ inline Inputs checked_inputs(const Tensor& query_features, const Tensor& gallery
         op, "gallery_features must be of the width and dtype of query_features.");
   check(metric == "cosine" || metric == "euclidean", op,
         "metric must be 'cosine' or 'euclidean', got '", metric, "'.");
-  check(max_rank >= 1, op, "max_rank must be at least 1, got ", max_rank, ".");
+  check(max_rank >= 1 && max_rank <= std::numeric_limits<int32_t>::max(), op,
+        "max_rank must be in 1 .. 2^31 - 1, got ", max_rank, ".");
   check(gallery_features.size(0) < std::numeric_limits<int32_t>::max(), op,
         "gallery_features must have fewer than 2^31 - 1 rows, got ", gallery_features.size(0), ".");
   const auto labels = [&](const char* name, const Tensor& values, const Tensor& features) {

@@ -9,11 +9,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define OSKT_RETRIEVAL_INLINE __host__ __device__ inline
-#else
-#define OSKT_RETRIEVAL_INLINE inline
-#endif
+#include "common/host_device.h"
 
 namespace oskt::retrieval {
 
@@ -25,7 +21,7 @@ struct Identity {
 };
 
 // Market protocol: the same person seen by the same camera is neither right nor wrong.
-OSKT_RETRIEVAL_INLINE bool is_junk(Identity query, Identity item) {
+OSKT_HOST_DEVICE bool is_junk(Identity query, Identity item) {
   return item.id == kJunkId || (item.id == query.id && item.camera == query.camera);
 }
 
@@ -37,7 +33,7 @@ struct QueryMetrics {
 
 // Metrics of one query from the 1-based ranks of its hits, ascending; hits > 0. One fixed order of
 // summation, so equal ranks give equal bits on every device.
-OSKT_RETRIEVAL_INLINE QueryMetrics metrics_of_hits(const int32_t* rank, int64_t hits) {
+OSKT_HOST_DEVICE QueryMetrics metrics_of_hits(const int32_t* rank, int64_t hits) {
   double precision_sum = 0.0, before_sum = 0.0;
   for (int64_t k = 0; k < hits; ++k) {
     precision_sum += static_cast<double>(k + 1) / rank[k];

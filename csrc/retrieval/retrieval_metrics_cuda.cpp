@@ -1,9 +1,6 @@
 // Glue of retrieval_metrics on CUDA: workspace, then four launches per chunk of queries on the
 // current stream, without a host synchronisation.
 
-#include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -11,35 +8,18 @@
 #include <tuple>
 #include <type_traits>
 
-#include "glue/checks.h"
+#include "glue/cuda.h"
 #include "retrieval/retrieval_checks.h"
 #include "retrieval/retrieval_metrics_kernel.h"
 
 namespace oskt::retrieval {
 namespace {
 
+constexpr const char* kOp = "retrieval_metrics";
 constexpr int64_t kChunkScores = int64_t{1} << 24;  // scores of a chunk: 64 MB of floats
 constexpr int64_t kMaxChunk = int64_t{1} << 15;     // queries of a chunk: the grid's second side
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-void check_launch(cudaError_t error) {
-  check(error == cudaSuccess,
-        "retrieval_metrics: a CUDA launch failed: ", cudaGetErrorString(error), ".");
-}
-
-Storage storage_of(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double:
-      return Storage::kFloat64;
-    case ScalarType::Half:
-      return Storage::kFloat16;
-    case ScalarType::BFloat16:
-      return Storage::kBFloat16;
-    default:
-      return Storage::kFloat32;
-  }
-}
 
 template <typename acc_t>
 constexpr ScalarType kAccType =
@@ -52,11 +32,11 @@ struct Rows {
   Rows(const Tensor& features, const Inputs& in, int64_t pitch, cudaStream_t stream)
       : rows(torch::stable::new_empty(features, {features.size(0), pitch}, kAccType<acc_t>)),
         bias(torch::stable::new_empty(features, {features.size(0)}, kAccType<acc_t>)) {
-    check_launch(launch_rows<acc_t>(
-        {features.const_data_ptr(), storage_of(features.scalar_type()),
-         rows.template mutable_data_ptr<acc_t>(), bias.template mutable_data_ptr<acc_t>(),
-         features.size(0), in.width, pitch, in.cosine},
-        stream));
+    check_launch(kOp, launch_rows<acc_t>({features.const_data_ptr(), storage_of(kOp, features),
+                                          rows.template mutable_data_ptr<acc_t>(),
+                                          bias.template mutable_data_ptr<acc_t>(), features.size(0),
+                                          in.width, pitch, in.cosine},
+                                         stream));
   }
 };
 
@@ -77,41 +57,41 @@ void measure(const Inputs& in, Outputs& out, cudaStream_t stream) {
 
   for (int64_t start = 0; start < in.queries; start += chunk) {
     const int64_t count = std::min(chunk, in.queries - start);
-    check_launch(launch_scores<acc_t>(
-        {queries.rows.template const_data_ptr<acc_t>() + start * pitch,
-         gallery.rows.template const_data_ptr<acc_t>(),
-         gallery.bias.template const_data_ptr<acc_t>(), scores.template mutable_data_ptr<acc_t>(),
-         count, in.gallery, pitch, score_pitch},
-        stream));
-    check_launch(launch_ranks<acc_t>(
-        {scores.template mutable_data_ptr<acc_t>(), workspace.mutable_data_ptr<int32_t>(),
-         in.query_ids.const_data_ptr<int64_t>() + start,
-         in.query_cameras.const_data_ptr<int64_t>() + start,
-         in.gallery_ids.const_data_ptr<int64_t>(), in.gallery_cameras.const_data_ptr<int64_t>(),
-         out.average_precision.mutable_data_ptr<double>() + start,
-         out.trapezoid_average_precision.mutable_data_ptr<double>() + start,
-         out.inverse_negative_penalty.mutable_data_ptr<double>() + start,
-         first_hit.mutable_data_ptr<int32_t>() + start, count, in.gallery, score_pitch},
-        stream));
+    check_launch(
+        kOp, launch_scores<acc_t>(
+                 {queries.rows.template const_data_ptr<acc_t>() + start * pitch,
+                  gallery.rows.template const_data_ptr<acc_t>(),
+                  gallery.bias.template const_data_ptr<acc_t>(),
+                  scores.template mutable_data_ptr<acc_t>(), count, in.gallery, pitch, score_pitch},
+                 stream));
+    check_launch(
+        kOp,
+        launch_ranks<acc_t>(
+            {scores.template mutable_data_ptr<acc_t>(), workspace.mutable_data_ptr<int32_t>(),
+             in.query_ids.const_data_ptr<int64_t>() + start,
+             in.query_cameras.const_data_ptr<int64_t>() + start,
+             in.gallery_ids.const_data_ptr<int64_t>(), in.gallery_cameras.const_data_ptr<int64_t>(),
+             out.average_precision.mutable_data_ptr<double>() + start,
+             out.trapezoid_average_precision.mutable_data_ptr<double>() + start,
+             out.inverse_negative_penalty.mutable_data_ptr<double>() + start,
+             first_hit.mutable_data_ptr<int32_t>() + start, count, in.gallery, score_pitch},
+            stream));
   }
-  check_launch(launch_cmc(first_hit.const_data_ptr<int32_t>(), in.queries,
-                          out.cmc.mutable_data_ptr<double>(), out.cmc.numel(), stream));
+  check_launch(kOp, launch_cmc(first_hit.const_data_ptr<int32_t>(), in.queries,
+                               out.cmc.mutable_data_ptr<double>(), out.cmc.numel(), stream));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> retrieval_metrics_cuda(
     const Tensor& query_features, const Tensor& gallery_features, const Tensor& query_ids,
     const Tensor& gallery_ids, const Tensor& query_cameras, const Tensor& gallery_cameras,
     std::string metric, int64_t max_rank) {
-  const torch::stable::accelerator::DeviceGuard guard(query_features.get_device_index());
   const Inputs in = checked_inputs(query_features, gallery_features, query_ids, gallery_ids,
                                    query_cameras, gallery_cameras, metric, max_rank);
+  const torch::stable::accelerator::DeviceGuard guard(query_features.get_device_index());
   Outputs out(in, max_rank);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(query_features.get_device_index(), &stream));
-  dispatch_floating("retrieval_metrics", query_features.scalar_type(), [&](auto zero) {
+  dispatch_floating(kOp, query_features.scalar_type(), [&](auto zero) {
     using acc_t = std::conditional_t<std::is_same_v<decltype(zero), double>, double, float>;
-    measure<acc_t>(in, out, static_cast<cudaStream_t>(stream));
+    measure<acc_t>(in, out, current_stream(query_features));
   });
   return {out.cmc, out.average_precision, out.inverse_negative_penalty,
           out.trapezoid_average_precision};

@@ -15,12 +15,10 @@
 // Not chosen: tensor cores (TF32 rounds the features: order changes), a library product (its order
 // of summation may depend on where a tile lies), sorting (G log G, to use P ranks).
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
 #include <type_traits>
 
+#include "common/storage.cuh"
 #include "retrieval/retrieval_metrics.h"
 #include "retrieval/retrieval_metrics_kernel.h"
 
@@ -30,11 +28,6 @@ namespace {
 constexpr int kWarp = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kThreads = 256;
-
-__device__ inline double to_double(float x) { return x; }
-__device__ inline double to_double(double x) { return x; }
-__device__ inline double to_double(__half x) { return __half2float(x); }
-__device__ inline double to_double(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -49,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(RowsParams<acc_t> p) {
   acc_t* row = p.rows + i * p.pitch;
   double norm2 = 0.0;
   for (int64_t d = lane; d < p.width; d += kWarp) {
-    const double x = to_double(source[d]);
+    const double x = load_acc(source[d]);
     norm2 = fma(x, x, norm2);
   }
   // A butterfly: every lane ends with the same sum, in the same order for every row.
@@ -58,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(RowsParams<acc_t> p) {
   }
   const double scale = !p.cosine ? 1.0 : norm2 > 0.0 ? 1.0 / sqrt(norm2) : 0.0;
   for (int64_t d = lane; d < p.pitch; d += kWarp) {
-    row[d] = d < p.width ? static_cast<acc_t>(to_double(source[d]) * scale) : acc_t{0};
+    row[d] = d < p.width ? static_cast<acc_t>(load_acc(source[d]) * scale) : acc_t{0};
   }
   if (lane == 0) p.bias[i] = p.cosine ? acc_t{0} : static_cast<acc_t>(0.5 * norm2);
 }
@@ -325,24 +318,15 @@ __global__ void __launch_bounds__(kThreads)
 template <typename acc_t>
 cudaError_t launch_rows(const RowsParams<acc_t>& p, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(ceil_div(p.count, kThreads / kWarp));
-  if constexpr (std::is_same_v<acc_t, double>) {
-    rows_kernel<acc_t, double><<<blocks, kThreads, 0, stream>>>(p);
-  } else {
-    switch (p.storage) {
-      case Storage::kFloat32:
-        rows_kernel<acc_t, float><<<blocks, kThreads, 0, stream>>>(p);
-        break;
-      case Storage::kFloat16:
-        rows_kernel<acc_t, __half><<<blocks, kThreads, 0, stream>>>(p);
-        break;
-      case Storage::kBFloat16:
-        rows_kernel<acc_t, __nv_bfloat16><<<blocks, kThreads, 0, stream>>>(p);
-        break;
-      default:
-        return cudaErrorInvalidValue;
+  return dispatch_storage(p.storage, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    if constexpr (std::is_same_v<acc_of<scalar_t>, acc_t>) {
+      rows_kernel<acc_t, scalar_t><<<blocks, kThreads, 0, stream>>>(p);
+      return cudaGetLastError();
+    } else {
+      return cudaErrorInvalidValue;  // the other computing type
     }
-  }
-  return cudaGetLastError();
+  });
 }
 
 template <typename acc_t>

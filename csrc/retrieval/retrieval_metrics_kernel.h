@@ -6,9 +6,9 @@
 
 #include <cstdint>
 
-namespace oskt::retrieval {
+#include "common/storage.h"
 
-enum class Storage { kFloat32, kFloat64, kFloat16, kBFloat16 };
+namespace oskt::retrieval {
 
 constexpr int kTile = 128;  // queries and gallery items that any score tile divides
 constexpr int kDepth = 8;   // features per step of a score tile
