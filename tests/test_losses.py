@@ -172,3 +172,16 @@ def test_examples():
     import doctest
 
     assert doctest.testmod(oskt.losses).failed == 0
+
+
+def test_gradients_repeat_bit_by_bit_at_the_size_of_a_batch():
+    """64 x 512 numbers are enough for torch's indexing backward to add in the order of threads."""
+    feature, ids = torch.randn(64, 512), torch.arange(16).repeat_interleave(4)
+    centers = torch.randn(16, 512)
+    first = None
+    for _ in range(20):
+        x, c = feature.clone().requires_grad_(), centers.clone().requires_grad_()
+        (batch_hard_triplet(x, ids, margin=0.3) + center_loss(x, ids, c)).backward()
+        first = first or (x.grad, c.grad)
+        assert torch.equal(x.grad, first[0])
+        assert torch.equal(c.grad, first[1])

@@ -105,8 +105,9 @@ def batch_hard_triplet(
             same = ids[:, None] == ids[None, :]
             positive = distance.masked_fill(~same, -torch.inf).argmax(1)
             negative = distance.masked_fill(same, torch.inf).argmin(1)
-        far = _distance(feature, feature[positive]) * (1 + hard_factor)
-        near = _distance(feature, feature[negative]) * (1 - hard_factor)
+        # index_select, not indexing: the latter's CPU backward adds in the order of its threads.
+        far = _distance(feature, feature.index_select(0, positive)) * (1 + hard_factor)
+        near = _distance(feature, feature.index_select(0, negative)) * (1 - hard_factor)
         if margin is None:
             return F.softplus(far - near).mean()
         return F.relu(far - near + margin).mean()
@@ -139,7 +140,7 @@ def center_loss(feature: Tensor, ids: Tensor, centers: Tensor) -> Tensor:
     """
     ids = ids.to(feature.device, non_blocking=True)
     with torch.autocast(feature.device.type, enabled=False):
-        return (feature.float() - centers[ids].float()).square().sum(1).mean()
+        return (feature.float() - centers.index_select(0, ids).float()).square().sum(1).mean()
 
 
 def distillation(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> Tensor:
