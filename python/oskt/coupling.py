@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from oskt.tracing import COLUMN, ROW, STATISTIC, VECTOR, Axis, Trace, _leaf_runs, run_passes
+from oskt.axes import Axis, leaf_runs
+from oskt.tracing import COLUMN, ROW, STATISTIC, VECTOR, Trace, run_passes
 
 AxisRuns = tuple[tuple[str, int], ...]  # (group name, area), one channel run after the other
 
@@ -181,7 +182,7 @@ def _settle(trace: Trace) -> None:
     for record in trace.parameters.values():
         known = [role for role in record.roles if role is not None]
         for axis, role in zip(record.axes, record.roles):
-            for run in _leaf_runs(axis or ()):
+            for run in leaf_runs(axis or ()):
                 if role is None and known:
                     run.atom.freeze(f"{record.name} is used in part only")
                 elif role in (VECTOR, STATISTIC) and len(known) > 1:
@@ -197,7 +198,7 @@ class _Naming:
         self.groups: dict[str, ChannelGroup] = {}
         writers: dict[int, list[str]] = {}
         for weight, axis in trace.writers:
-            for run in _leaf_runs(axis or ()):
+            for run in leaf_runs(axis or ()):
                 listed = writers.setdefault(id(run.atom), [])
                 if weight not in listed:
                     listed.append(weight)
@@ -211,7 +212,7 @@ class _Naming:
                     self.name_axis(axis, stem + suffix, writers)
 
     def name_axis(self, axis: Axis, stem: str, writers: dict[int, list[str]]) -> None:
-        for run in _leaf_runs(axis or ()):
+        for run in leaf_runs(axis or ()):
             atom = run.atom
             if id(atom) in self.names:
                 continue
@@ -228,13 +229,13 @@ class _Naming:
             )
 
     def axis(self, axis: Axis) -> AxisRuns:
-        return tuple((self.names[id(run.atom)], run.area) for run in _leaf_runs(axis or ()))
+        return tuple((self.names[id(run.atom)], run.area) for run in leaf_runs(axis or ()))
 
     def outputs(self) -> tuple[tuple[AxisRuns, ...], ...]:
         return tuple(
             tuple(
                 self.axis(axis)
-                if all(id(run.atom) in self.names for run in _leaf_runs(axis or ()))
+                if all(id(run.atom) in self.names for run in leaf_runs(axis or ()))
                 else ()
                 for axis in axes
             )

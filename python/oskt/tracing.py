@@ -19,95 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from oskt.axes import Atom, Axis, Run, freeze, leaf_runs, unify
+
 aten = torch.ops.aten
 
 ROW, COLUMN, VECTOR, STATISTIC = "row", "column", "vector", "statistic"
-
-
-class Atom:
-    """A run of channels that share one partition: a union-find node that can also be split."""
-
-    def __init__(self, size: int, frozen: str | None = None) -> None:
-        self.size = size
-        self.frozen = frozen
-        self.blocks = 1  # clusters may not cross a border between blocks (grouped convolution)
-        self.parent: Atom | None = None
-        self.children: tuple[Atom, Atom] | None = None
-
-    def find(self) -> Atom:
-        node = self
-        while node.parent is not None:
-            node = node.parent
-        return node
-
-    def leaves(self) -> Iterator[Atom]:
-        root = self.find()
-        if root.children is None:
-            yield root
-        else:
-            for child in root.children:
-                yield from child.leaves()
-
-    def freeze(self, reason: str) -> None:
-        for leaf in self.leaves():
-            leaf.frozen = leaf.frozen or reason
-
-    def split(self, first: int) -> None:
-        """Cut a leaf root into its first channels and the rest."""
-        self.children = (Atom(first, self.frozen), Atom(self.size - first, self.frozen))
-
-    def join(self, other: Atom) -> None:
-        """Tie two leaf roots of one size."""
-        if self is not other:
-            other.parent = self
-            self.frozen = self.frozen or other.frozen
-            self.blocks = math.lcm(self.blocks, other.blocks)
-
-
-class Run(NamedTuple):
-    """A stretch of an axis: the channels of an atom, each `area` entries long."""
-
-    atom: Atom
-    area: int
-
-
-Axis = tuple[Run, ...] | None
-
-
-def _leaf_runs(axis: tuple[Run, ...]) -> list[Run]:
-    return [Run(leaf, run.area) for run in axis for leaf in run.atom.leaves()]
-
-
-def _freeze(axis: Axis, reason: str) -> None:
-    for run in axis or ():
-        run.atom.freeze(reason)
-
-
-def _unify(left: tuple[Run, ...], right: tuple[Run, ...], op: str) -> None:
-    """Tie two axes of equal length channel by channel, splitting atoms where borders differ."""
-    while True:
-        a, b = _leaf_runs(left), _leaf_runs(right)
-        for x, y in zip(a, b):
-            if x.atom is y.atom and x.area == y.area:
-                continue
-            if x.area != y.area or (
-                x.atom.size != y.atom.size and max(x.atom, y.atom, key=_size).blocks > 1
-            ):
-                _freeze(left, f"{op} ties axes of different structure")
-                _freeze(right, f"{op} ties axes of different structure")
-                return
-            if x.atom.size == y.atom.size:
-                x.atom.join(y.atom)
-            else:
-                long, short = (x.atom, y.atom) if x.atom.size > y.atom.size else (y.atom, x.atom)
-                long.split(short.size)
-            break  # leaves changed: look again
-        else:
-            return
-
-
-def _size(atom: Atom) -> int:
-    return atom.size
 
 
 @dataclass
@@ -194,7 +110,7 @@ class _Pass(TorchDispatchMode):
         name, dims = seen.parameter
         record = self.trace.parameters[name]
         if record.roles[dims[dim]] not in (None, role):
-            _freeze(record.axes[dims[dim]], f"{name} is used in two ways ({op})")
+            freeze(record.axes[dims[dim]], f"{name} is used in two ways ({op})")
         else:
             record.roles[dims[dim]] = role
 
@@ -203,7 +119,7 @@ class _Pass(TorchDispatchMode):
         for tensor in inputs:
             for axis in self.look(tensor).axes:
                 touched = touched or axis is not None
-                _freeze(axis, f"{op} is not known")
+                freeze(axis, f"{op} is not known")
         if touched:
             self.trace.opaque.append(op)
         for tensor in outputs:
@@ -267,10 +183,10 @@ class _Pass(TorchDispatchMode):
                 axis = seen.axes[d]
                 assert first is not None
                 assert axis is not None
-                _unify(first, axis, op)
+                unify(first, axis, op)
                 axes[-dim] = first
             if named and len(named) < len(met):
-                _freeze(axes[-dim], f"{op} meets a tensor without channel identity")
+                freeze(axes[-dim], f"{op} meets a tensor without channel identity")
         self.put(out, axes, self.look(inputs[0]).parameter if len(inputs) == 1 else None)
 
     def contract(self, name: str, x: Tensor, dim: int, out: Tensor, out_dim: int) -> None:
@@ -283,11 +199,11 @@ class _Pass(TorchDispatchMode):
             if record.roles[1] is None:  # first use: the columns are what the layer reads
                 record.axes[1], record.roles[1] = inputs, COLUMN
             elif record.roles[1] == COLUMN and columns is not None:
-                _unify(inputs, columns, layer)
+                unify(inputs, columns, layer)
             else:
-                _freeze(inputs, f"{name} is used in two ways")
+                freeze(inputs, f"{name} is used in two ways")
         if record.roles[0] not in (None, ROW):
-            _freeze(rows, f"{name} is used in two ways")
+            freeze(rows, f"{name} is used in two ways")
         record.roles[0] = ROW
         self.finish(name, rows, out, out_dim)
 
@@ -304,9 +220,9 @@ class _Pass(TorchDispatchMode):
             seen = self.look(bias)
             self.role(seen, 0, VECTOR, op)
             if seen.axes[0] is not None and rows is not None:
-                _unify(rows, seen.axes[0], op)
+                unify(rows, seen.axes[0], op)
             else:
-                _freeze(rows, f"{op} adds a bias without channel identity")
+                freeze(rows, f"{op} adds a bias without channel identity")
 
     def convolution(self, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
         x, weight, bias, *_, transposed, _, groups = args
@@ -336,14 +252,14 @@ class _Pass(TorchDispatchMode):
             assert rows is not None
             # The weight's own second axis is one block of the input: it has no atom of its own.
             record.axes[1], record.roles[1], record.groups = inputs, COLUMN, groups
-            leaves = _leaf_runs(inputs)
+            leaves = leaf_runs(inputs)
             fits = len(leaves) == 1 and leaves[0].area == 1
             if fits:
                 leaves[0].atom.blocks = math.lcm(leaves[0].atom.blocks, groups)
                 rows[0].atom.find().blocks = math.lcm(rows[0].atom.find().blocks, groups)
             else:
-                _freeze(inputs, f"{layer} is grouped over a joined axis")
-                _freeze(rows, f"{layer} is grouped over a joined axis")
+                freeze(inputs, f"{layer} is grouped over a joined axis")
+                freeze(rows, f"{layer} is grouped over a joined axis")
         self.finish(name, record.axes[0], out, 1)
 
     def matrix_product(self, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -368,7 +284,7 @@ class _Pass(TorchDispatchMode):
             seen = self.look(vector)
             self.role(seen, 0, role, op)
             if seen.axes[0] is not None:
-                _unify(axis, seen.axes[0], op)
+                unify(axis, seen.axes[0], op)
             names.append(seen.parameter[0] if seen.parameter else None)
         source = self.look(x)
         if source.writer is not None:
@@ -389,7 +305,7 @@ class _Pass(TorchDispatchMode):
         keep = bool(args[2]) if len(args) > 2 else kwargs.get("keepdim", False)
         seen = self.look(x)
         for d in dims:
-            _freeze(seen.axes[d], f"{op} reduces it")
+            freeze(seen.axes[d], f"{op} reduces it")
         axes = [None if d in dims else a for d, a in enumerate(seen.axes) if keep or d not in dims]
         self.put(out, axes)
 
@@ -436,7 +352,7 @@ class _Pass(TorchDispatchMode):
                 axes[goal[0]] = tuple(Run(run.atom, 1) for run in axis)
             else:
                 for d in named:
-                    _freeze(seen.axes[d], f"{op} mixes it with another axis")
+                    freeze(seen.axes[d], f"{op} mixes it with another axis")
         self.put(out, axes, seen.parameter and (seen.parameter[0], tuple(origin)))
 
     def create(self, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -458,9 +374,9 @@ class _Pass(TorchDispatchMode):
             else:
                 known = [part for part in parts if part is not None]
                 for part in known[1:]:
-                    _unify(known[0], part, op)
+                    unify(known[0], part, op)
                 if len(known) < len(parts):
-                    _freeze(known[0], f"{op} meets a tensor without channel identity")
+                    freeze(known[0], f"{op} meets a tensor without channel identity")
                 axes.append(known[0])
         self.put(out, axes)
 
@@ -588,5 +504,5 @@ def run_passes(
                 writer = tracer.unnormed.get(id(tensor))
                 if writer is not None and not free_outputs:
                     for axis in seen.axes:
-                        _freeze(axis, f"{writer} writes a model output")
+                        freeze(axis, f"{writer} writes a model output")
     return trace
