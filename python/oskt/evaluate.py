@@ -88,24 +88,28 @@ class Evaluation:
         ranks = [f"CMC curve, Rank-{r:<3}:{self.rank(r):.1%}" for r in (1, 5, 10)]
         return [f"mAP: {self.mAP:.1%}", *ranks]
 
-    def table(self, title: str = "Evaluation") -> Table:
-        """The same numbers as a table for the terminal."""
-        table = Table(title=title, title_justify="left", header_style="bold")
-        names = ["mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "mAP (trapezoid)"]
-        ranks = [self.rank1, self.rank5, self.rank10]
-        values = [self.mAP, *ranks, self.mINP, self.mAP_trapezoid]
-        for name in [*names, "queries", "gallery", "images/s", "seconds"]:
-            table.add_column(name, justify="right")
+    def table(self) -> Table:
+        """The same numbers as a table for the terminal, one per line."""
         queries = f"{self.num_valid_queries}"
         if self.num_valid_queries < self.num_queries:
             queries += f" of {self.num_queries}"
-        table.add_row(
-            *(f"{100 * value:.1f}" for value in values),
-            queries,
-            f"{self.num_gallery}",
-            f"{self.images_per_second:,.0f}",
-            f"{self.embed_seconds + self.rank_seconds:.1f}",
-        )
+        shares = {
+            "mAP": self.mAP,
+            "Rank-1": self.rank1,
+            "Rank-5": self.rank5,
+            "Rank-10": self.rank10,
+            "mINP": self.mINP,
+            "mAP, trapezoid form": self.mAP_trapezoid,
+        }
+        table = Table.grid(padding=(0, 2))
+        table.add_column()
+        table.add_column(justify="right")
+        for name, value in shares.items():
+            table.add_row(name, f"{100 * value:.1f}")
+        table.add_row("queries", queries)
+        table.add_row("gallery", f"{self.num_gallery}")
+        table.add_row("images per second", f"{self.images_per_second:,.0f}")
+        table.add_row("seconds", f"{self.embed_seconds + self.rank_seconds:.1f}")
         return table
 
 
