@@ -23,6 +23,7 @@ STABLE_TORCH_LIBRARY(oskt_ext, m) {
       "kmeans(Tensor[] rows, int[] k, str metric, str init, Tensor[] initial_centers, "
       "str algorithm, int n_init, int max_iter, int seed) "
       "-> (Tensor[] centers, Tensor[] labels, Tensor inertia, Tensor n_iter)");
+  m.def("merge_trees(Tensor[] rows) -> (Tensor[] order, Tensor[] parent, Tensor[] height)");
   m.def(
       "retrieval_metrics(Tensor query_features, Tensor gallery_features, Tensor query_ids, "
       "Tensor gallery_ids, Tensor query_cameras, Tensor gallery_cameras, str metric, "

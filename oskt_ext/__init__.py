@@ -3,6 +3,7 @@
 from oskt_ext._load import build_info
 from oskt_ext.expand import ExpansionPlan, IndexMap, expand
 from oskt_ext.kmeans import KMeansResult, kmeans
+from oskt_ext.merge_trees import MergeTrees, merge_trees
 from oskt_ext.refining_loss import RefiningItem, RefiningPlan, refining_loss
 from oskt_ext.retrieval_metrics import RetrievalMetrics, retrieval_metrics
 
@@ -12,12 +13,14 @@ __all__ = [
     "ExpansionPlan",
     "IndexMap",
     "KMeansResult",
+    "MergeTrees",
     "RefiningItem",
     "RefiningPlan",
     "RetrievalMetrics",
     "build_info",
     "expand",
     "kmeans",
+    "merge_trees",
     "refining_loss",
     "retrieval_metrics",
 ]

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from oskt_ext._arrays import as_tensor, restorer
+from oskt_ext._rows import check_finite, check_rows
 
-MAX_ROWS = 16384
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _RANGES = {"n_init": (1, 2**20), "max_iter": (0, 2**30), "seed": (0, 2**63 - 1)}
 
 
@@ -97,7 +96,7 @@ def kmeans(
         >>> result.labels[0].tolist(), result.centers[0].tolist(), result.inertia.tolist()
         ([0, 1, 0, 1], [[0.5], [10.5]], [1.0])
     """
-    tensors = _check_rows(rows)
+    tensors = check_rows("kmeans", rows)
     _check_k(k, tensors)
     _check_choice("metric", metric, ("euclidean", "cosine"))
     _check_choice("algorithm", algorithm, ("hartigan", "lloyd"))
@@ -123,7 +122,7 @@ def kmeans(
         seed,
     )
     if not torch.compiler.is_compiling():
-        _check_finite("rows", inertia.isfinite())
+        check_finite("kmeans", "rows", inertia.isfinite())
     restore = restorer(rows[0])
     return KMeansResult(
         [restore(c) for c in centers],
@@ -131,47 +130,6 @@ def kmeans(
         restore(inertia),
         restore(n_iter),
     )
-
-
-def _check_rows(rows: Any) -> list[Tensor]:
-    if not isinstance(rows, (list, tuple)):
-        raise TypeError(
-            f"kmeans: rows must be a list of matrices, got {type(rows).__name__}. "
-            "Pass [matrix] for one problem."
-        )
-    if not rows:
-        raise ValueError("kmeans: rows must hold at least one matrix, got 0.")
-    tensors = [as_tensor("kmeans", f"rows[{b}]", value) for b, value in enumerate(rows)]
-    for b, tensor in enumerate(tensors):
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(
-                f"kmeans: rows[{b}] must be float64, float32, float16 or bfloat16, "
-                f"got {tensor.dtype}. Convert it with .float()."
-            )
-        if tensor.dim() != 2:
-            raise ValueError(
-                f"kmeans: rows[{b}] must be of rank 2 (N, D), got shape {tuple(tensor.shape)}. "
-                "Flatten a convolution weight with .flatten(1)."
-            )
-        if 0 in tensor.shape:
-            raise ValueError(
-                f"kmeans: rows[{b}] must have rows and columns, got shape {tuple(tensor.shape)}. "
-                "Leave empty problems out."
-            )
-        if tensor.shape[0] > MAX_ROWS:
-            gib = tensor.shape[0] ** 2 * 4 / 2**30
-            raise ValueError(
-                f"kmeans: rows[{b}] must have at most {MAX_ROWS} rows, got {tensor.shape[0]}: "
-                f"the Gram matrix would take {gib:.1f} GiB in float32. Cluster a subset of rows."
-            )
-        for name in ("dtype", "device"):
-            if getattr(tensor, name) != getattr(tensors[0], name):
-                raise ValueError(
-                    f"kmeans: rows[{b}] must have the {name} of rows[0] "
-                    f"({getattr(tensors[0], name)}), got {getattr(tensor, name)}. "
-                    "Convert with .to() or call once per kind."
-                )
-    return tensors
 
 
 def _check_k(k: Any, tensors: list[Tensor]) -> None:
@@ -206,16 +164,8 @@ def _check_centers(init: Any, k: Sequence[int], tensors: list[Tensor]) -> list[T
                 f"{tuple(center.shape)} {center.dtype} on {center.device}. Match rows[{b}]."
             )
     if not torch.compiler.is_compiling():
-        _check_finite("init", torch.stack([center.isfinite().all() for center in centers]))
+        check_finite("kmeans", "init", torch.stack([center.isfinite().all() for center in centers]))
     return [center.detach().contiguous() for center in centers]
-
-
-def _check_finite(name: str, finite: Tensor) -> None:
-    if not bool(finite.all()):
-        b = int(finite.logical_not().nonzero()[0])
-        raise ValueError(
-            f"kmeans: {name}[{b}] must be finite, got NaN or Inf. Clean it with torch.nan_to_num."
-        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oskt_ext.expand import ExpansionPlan
 from oskt_ext.kmeans import KMeansResult
+from oskt_ext.merge_trees import MergeTrees
 from oskt_ext.refining_loss import RefiningPlan
 from oskt_ext.retrieval_metrics import RetrievalMetrics
 
@@ -115,7 +116,7 @@ def kmeans(
         best = None
         for restart in range(n_init if init == "k-means++" else 1):
             if isinstance(init, str) and init == "ward":
-                labels = _ward(x, clusters)
+                labels = _ward(x, clusters)[0]
             elif isinstance(init, str):
                 labels = _nearest(x, _plus_plus(x, clusters, seed, restart))
             else:
@@ -137,6 +138,22 @@ def kmeans(
         torch.tensor(inertia_, dtype=torch.float64, device=device),
         torch.tensor(n_iter_, device=device),
     )
+
+
+def merge_trees(rows: list[Tensor]) -> MergeTrees:
+    """Every problem on its own, in float64, with means by definition; positions by last merge."""
+    results = []
+    for stored in rows:
+        position, order, parent, height = {0: 0}, [0], [-1], [0.0]
+        for kept, retired, rise in reversed(_ward(stored.double(), 1)[1]):
+            position[retired] = len(order)
+            order.append(retired)
+            parent.append(position[kept])
+            height.append(rise)
+        tree = torch.tensor([order, parent], device=stored.device)
+        results.append((*tree, torch.tensor(height, dtype=torch.float64, device=stored.device)))
+    order_, parent_, height_ = zip(*results)
+    return MergeTrees(list(order_), list(parent_), list(height_))
 
 
 def _sq_dist(x: Tensor, y: Tensor) -> Tensor:
@@ -219,17 +236,21 @@ def _hartigan(x: Tensor, k: int, labels: Tensor, max_passes: int) -> tuple[Tenso
     return labels, max(max_passes, 0)
 
 
-def _ward(x: Tensor, k: int) -> Tensor:
-    """Merges the two clusters whose union costs least, ties to the lower pair, down to k."""
-    members = [[i] for i in range(len(x))]
+def _ward(x: Tensor, k: int) -> tuple[Tensor, list[tuple[int, int, float]]]:
+    """Merges the two clusters whose union costs least, ties to the lower pair, down to k.
+
+    Returns the labels, and per merge the lowest row of either cluster and the cost.
+    """
+    members, merges = [[i] for i in range(len(x))], []
     while len(members) > k:
         means = torch.stack([x[m].mean(0) for m in members])
         size = torch.tensor([len(m) for m in members], dtype=x.dtype, device=x.device)
         cost = _sq_dist(means, means) * size[:, None] * size / (size[:, None] + size)
         cost[torch.ones_like(cost, dtype=torch.bool).tril()] = math.inf
         a, b = divmod(int(cost.argmin()), len(members))
+        merges.append((members[a][0], members[b][0], float(cost[a, b])))
         members[a] += members.pop(b)
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     for label, m in enumerate(sorted(members, key=min)):
         labels[m] = label
-    return labels
+    return labels, merges

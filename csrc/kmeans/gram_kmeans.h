@@ -126,7 +126,7 @@ class GramKmeans {
 
   OSKT_HOST_DEVICE void start() {
     if (settings_.init == Init::kWard) {
-      ward_tree(team_, g_.entries, w_.diagonal, g_.n, w_.tree);
+      ward_tree(team_, g_.entries, g_.n, w_.tree);
       cut_tree(team_, g_.n, g_.k, w_.tree, w_.label);
       team_.count(g_.n, g_.k, w_.label, w_.size);
       return;

@@ -18,13 +18,10 @@
 #include <string>
 #include <vector>
 
-#include "glue/checks.h"
 #include "kmeans/gram_kmeans.h"
+#include "kmeans/row_checks.h"
 
 namespace oskt::kmeans {
-
-// The Gram matrix of this many rows takes 1 GiB in float32.
-inline constexpr int64_t kMaxRows = 16384;
 
 struct Arguments {
   Settings settings;
@@ -38,8 +35,9 @@ inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vec
                                  const std::vector<Tensor>& initial_centers,
                                  const std::string& algorithm, int64_t n_init, int64_t max_iter,
                                  int64_t seed) {
-  check(!rows.empty() && rows.size() == k.size(), "kmeans: k must be one number per problem, got ",
-        k.size(), " for ", rows.size(), " problems.");
+  check_rows("kmeans", rows);
+  check(rows.size() == k.size(), "kmeans: k must be one number per problem, got ", k.size(),
+        " for ", rows.size(), " problems.");
   check(metric == "euclidean" || metric == "cosine",
         "kmeans: metric must be 'euclidean' or 'cosine', got '", metric, "'.");
   check(init == "k-means++" || init == "ward" || init == "centers",
@@ -54,14 +52,8 @@ inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vec
         "got ",
         initial_centers.size(), ".");
   for (std::size_t b = 0; b < rows.size(); ++b) {
-    check(rows[b].dim() == 2 && rows[b].is_contiguous() && rows[b].size(1) >= 1, "kmeans: rows[", b,
-          "] must be a contiguous matrix with columns.");
-    check(rows[b].size(0) <= kMaxRows, "kmeans: rows[", b, "] must have at most ", kMaxRows,
-          " rows, got ", rows[b].size(0), ".");
     check(k[b] >= 1 && k[b] <= rows[b].size(0), "kmeans: k[", b, "] must be in 1 .. ",
           rows[b].size(0), ", got ", k[b], ".");
-    check(rows[b].scalar_type() == rows[0].scalar_type() && rows[b].device() == rows[0].device(),
-          "kmeans: rows[", b, "] must have the dtype and device of rows[0].");
     if (!given) continue;
     const Tensor& centers = initial_centers[b];
     check(centers.dim() == 2 && centers.is_contiguous() && centers.size(0) == k[b] &&

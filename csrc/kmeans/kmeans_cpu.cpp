@@ -5,14 +5,12 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
 #include <numeric>
 #include <tuple>
 
-#include "common/gemm_nt.h"
 #include "common/host_team.h"
 #include "common/simd.h"
-#include "glue/parallel.h"
+#include "kmeans/gram_cpu.h"
 #include "kmeans/kmeans.h"
 
 namespace oskt::kmeans {
@@ -36,24 +34,11 @@ OSKT_SIMD_CLONES __attribute__((flatten)) Outcome run_host(const Gram<double>& g
 
 namespace {
 
-constexpr int64_t kTile = 128;  // rows of one Gram task, a multiple of every panel width
-
-// The matrix that is clustered: x[i, d] * scale[i] - offset[d] of the stored rows. The offset
-// cancels in every distance; without it, rows far from the origin would lose their digits in the
-// Gram matrix.
 template <typename S, typename T>
-struct Problem {
-  const S* rows;
-  int64_t n, dims, k;
-  std::vector<double> scale;  // n
-  std::vector<T> offset;      // dims
+struct Problem : RowProblem<S, T> {
+  int64_t k;
   std::vector<int32_t> initial_label;
   std::vector<T> initial_sq_dist;
-  T* gram;
-
-  double scaled(int64_t i, int64_t d) const {
-    return static_cast<double>(rows[i * dims + d]) * scale[i];
-  }
 };
 
 template <typename S, typename T>
@@ -63,115 +48,22 @@ class Batch {
       : arguments_(arguments), problems_(rows.size()), workers_(num_workers()) {
     for (std::size_t b = 0; b < rows.size(); ++b) {
       Problem<S, T>& p = problems_[b];
-      p.rows = static_cast<const S*>(rows[b].const_data_ptr());
-      p.n = rows[b].size(0);
-      p.dims = rows[b].size(1);
+      p.set_rows(rows[b]);
       p.k = k[b];
-      p.scale.assign(p.n, 1.0);
-      p.offset.assign(p.dims, T(0));
     }
   }
 
   void run(const std::vector<Tensor>& initial_centers, std::vector<Tensor>& centers,
            std::vector<Tensor>& labels, double* inertia, int64_t* n_iter) {
-    if (arguments_.cosine) find_scales();
-    find_offsets();
-    find_grams(initial_centers);
+    grams_.find(problems_, arguments_.cosine, [&](std::size_t b, const T* panels) {
+      if (!initial_centers.empty()) find_initial_labels(problems_[b], panels, initial_centers[b]);
+    });
     cluster(labels, n_iter);
     finish(labels, centers, inertia);
   }
 
  private:
   int64_t size() const { return static_cast<int64_t>(problems_.size()); }
-
-  // Problems by falling cost, so that no long one starts last.
-  template <typename Cost>
-  std::vector<int64_t> by_cost(const Cost& cost) const {
-    std::vector<int64_t> order(problems_.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int64_t a, int64_t b) { return cost(problems_[a]) > cost(problems_[b]); });
-    return order;
-  }
-
-  void find_scales() {
-    for_each_task(size(), [&](int64_t task, int64_t) {
-      Problem<S, T>& p = problems_[task];
-      for (int64_t i = 0; i < p.n; ++i) {
-        double square = 0;
-        for (int64_t d = 0; d < p.dims; ++d) square += p.scaled(i, d) * p.scaled(i, d);
-        if (square > 0) p.scale[i] = 1.0 / std::sqrt(square);
-      }
-    });
-  }
-
-  // Takes the mean off where it outweighs the spread, rounded to a power of two no coarser than
-  // the spread: integers and other exact inputs stay exact, and ties stay ties.
-  void find_offsets() {
-    for_each_task(size(), [&](int64_t task, int64_t) {
-      Problem<S, T>& p = problems_[task];
-      std::vector<double> sum(p.dims, 0.0);
-      double squares = 0;
-      for (int64_t i = 0; i < p.n; ++i) {
-        const S* row = p.rows + i * p.dims;
-        const double scale = p.scale[i];
-#pragma omp simd reduction(+ : squares)
-        for (int64_t d = 0; d < p.dims; ++d) {
-          const double value = static_cast<double>(row[d]) * scale;
-          sum[d] += value;
-          squares += value * value;
-        }
-      }
-      double mean_squares = 0;
-      for (double s : sum) mean_squares += s / p.n * s;
-      const double spread = squares - mean_squares;
-      if (!(mean_squares > spread) || !(spread > 0) || !std::isfinite(squares)) return;
-      const double grid = std::exp2(std::floor(std::log2(std::sqrt(spread / p.n / p.dims))));
-      for (int64_t d = 0; d < p.dims; ++d) {
-        p.offset[d] = static_cast<T>(std::rint(sum[d] / p.n / grid) * grid);
-      }
-    });
-  }
-
-  void find_grams(const std::vector<Tensor>& initial_centers) {
-    int64_t total = 0;
-    for (const auto& p : problems_) total += p.n * p.n;
-    T* next = grams_.template at_least<T>(total);
-    for (auto& p : problems_) {
-      p.gram = next;
-      next += p.n * p.n;
-    }
-    for (int64_t b = 0; b < size(); ++b) {
-      Problem<S, T>& p = problems_[b];
-      T* panels = panels_.template at_least<T>(gemm_panel_size<T>(p.n, p.dims));
-      const auto value = [&p](int64_t i, int64_t d) {
-        return static_cast<T>(p.rows[i * p.dims + d]) * static_cast<T>(p.scale[i]) - p.offset[d];
-      };
-      const int64_t tiles = (p.n + kTile - 1) / kTile;
-      const auto rows_of = [&p](int64_t tile) { return std::min(kTile, p.n - tile * kTile); };
-      for_each_task(tiles, [&](int64_t tile, int64_t) {
-        const int64_t first = tile * kTile;
-        gemm_pack<T>(
-            rows_of(tile), p.dims, [&](int64_t i, int64_t d) { return value(first + i, d); },
-            panels + first * p.dims);
-      });
-      for_each_task(tiles * (tiles + 1) / 2, [&](int64_t task, int64_t) {
-        int64_t i = 0;
-        while ((i + 1) * (i + 2) / 2 <= task) ++i;
-        const int64_t j = task - i * (i + 1) / 2;
-        T* block = p.gram + i * kTile * p.n + j * kTile;
-        gemm_nt(panels + i * kTile * p.dims, rows_of(i), panels + j * kTile * p.dims, rows_of(j),
-                p.dims, block, p.n, i == j);
-        T* mirror = p.gram + j * kTile * p.n + i * kTile;
-        for (int64_t s = 0; s < rows_of(j); ++s) {
-          for (int64_t r = i == j ? s + 1 : 0; r < rows_of(i); ++r) {
-            mirror[s * p.n + r] = block[r * p.n + s];
-          }
-        }
-      });
-      if (!initial_centers.empty()) find_initial_labels(p, panels, initial_centers[b]);
-    }
-  }
 
   // The nearest given centre of every row; ties go to the lower centre.
   void find_initial_labels(Problem<S, T>& p, const T* panels, const Tensor& initial_centers) {
@@ -211,7 +103,8 @@ class Batch {
   // restart.
   void cluster(std::vector<Tensor>& labels, int64_t* n_iter) {
     const int64_t restarts = arguments_.restarts;
-    const auto order = by_cost([](const Problem<S, T>& p) { return p.n * (p.n + 8 * p.k); });
+    const auto order =
+        by_cost(problems_, [](const Problem<S, T>& p) { return p.n * (p.n + 8 * p.k); });
     std::vector<std::vector<int32_t>> label(size() * restarts);
     std::vector<Outcome> outcome(size() * restarts);
     for_each_task(size() * restarts, [&](int64_t task, int64_t worker) {
@@ -290,7 +183,7 @@ class Batch {
   const Arguments arguments_;
   std::vector<Problem<S, T>> problems_;
   std::vector<Scratch> workers_;
-  Scratch grams_, panels_;
+  GramBatch<T> grams_;
 };
 
 using Result = std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor>;

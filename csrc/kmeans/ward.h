@@ -7,7 +7,8 @@
 // A cluster lives in the slot of its first row, so that a merge is (kept slot, retired slot,
 // height) with kept < retired and the height twice the rise of the sum of squares. Ties go to the
 // previous element of the chain, which ends it, and then to the lower index. Merges stand in the
-// order found; `ranks` of the heights gives their order in the dendrogram.
+// order found; `ranks` of the heights gives their order in the dendrogram, so that among equal
+// heights the merge found first is the lower one.
 #pragma once
 
 #include <cstdint>
@@ -33,11 +34,11 @@ struct WardTree {
   T* height;         // n - 1 merges
   int32_t* kept;     // n - 1
   int32_t* retired;  // n - 1
-  int32_t* rank;     // n - 1, written by cut_tree
+  int32_t* rank;     // n - 1, written by cut_tree and write_dendrogram
   T* distance;       // n x n scratch
-  T* mask;           // n scratch: 0, or infinity for a retired slot
+  T* mask;           // n scratch: the diagonal, then 0, or infinity for a retired slot
   int32_t* size;     // n scratch
-  int32_t* chain;    // n scratch, and the parents of cut_tree
+  int32_t* chain;    // n scratch
 
   OSKT_HOST_DEVICE void lay_out(Layout& layout, int64_t n) {
     layout.take(height, n);
@@ -51,10 +52,19 @@ struct WardTree {
   }
 };
 
+// The tree by position: position i > 0 splits off from position parent[i] < i, where row order[i]
+// leaves with its own, and takes height[i] off the sum of squares.
+struct Dendrogram {
+  int64_t* order;   // n
+  int64_t* parent;  // n
+  double* height;   // n
+};
+
 template <typename T, typename Team>
-OSKT_HOST_DEVICE void ward_tree(Team& team, const T* gram, const T* diagonal, int64_t n,
-                                const WardTree<T>& tree) {
+OSKT_HOST_DEVICE void ward_tree(Team& team, const T* gram, int64_t n, const WardTree<T>& tree) {
   constexpr T infinity = kInfinity<T>;
+  const T* diagonal = tree.mask;
+  team.for_each(n, [=](int64_t i) { tree.mask[i] = gram[i * n + i]; });
   for (int64_t i = 0; i < n; ++i) {
     team.for_each(n, [=](int64_t j) {
       const T value = diagonal[i] + diagonal[j] - 2 * gram[i * n + j];
@@ -128,6 +138,52 @@ OSKT_HOST_DEVICE void cut_tree(Team& team, int64_t n, int64_t k, const WardTree<
     int32_t next = 0;
     for (int64_t i = 0; i < n; ++i) label[i] = parent[i] == i ? next++ : label[parent[i]];
   });
+}
+
+// Numbers the slots by falling height of the merge that retires them; slot 0 is position 0. Heights
+// are first made monotone, which rounding may have prevented: with the order found as tie rule, a
+// merge then ranks above those that made its two clusters, and parents stand before children.
+template <typename T, typename Team>
+OSKT_HOST_DEVICE void write_dendrogram(Team& team, int64_t n, const WardTree<T>& tree,
+                                       const Dendrogram& out) {
+  T* top = tree.mask;  // height of the last merge that a slot took part in
+  int32_t* position = tree.chain;
+  team.for_each(n, [=](int64_t i) { top[i] = 0; });
+  team.once([=] {
+    for (int64_t m = 0; m + 1 < n; ++m) {
+      const T below = top[tree.kept[m]], beside = top[tree.retired[m]];
+      const T least = below > beside ? below : beside;
+      if (!(tree.height[m] > least)) tree.height[m] = least;
+      top[tree.kept[m]] = tree.height[m];
+    }
+  });
+  team.ranks(n - 1, tree.height, tree.rank, tree.size);
+  team.once([=] {
+    position[0] = 0;
+    out.order[0] = 0;
+    out.parent[0] = -1;
+    out.height[0] = 0;
+  });
+  team.for_each(n - 1, [=](int64_t m) {
+    position[tree.retired[m]] = static_cast<int32_t>(n - 1 - tree.rank[m]);
+  });
+  team.for_each(n - 1, [=](int64_t m) {
+    const int64_t i = position[tree.retired[m]];
+    out.order[i] = tree.retired[m];
+    out.parent[i] = position[tree.kept[m]];
+    out.height[i] = tree.height[m] / 2.0;
+  });
+}
+
+// The dendrogram of a Gram matrix; its heights are NaN if a squared length is not finite.
+template <typename T, typename Team>
+OSKT_HOST_DEVICE void grow_dendrogram(Team& team, const T* gram, int64_t n, const WardTree<T>& tree,
+                                      const Dendrogram& out) {
+  const double total = team.sum(n, [=](int64_t i) { return gram[i * n + i]; });
+  ward_tree(team, gram, n, tree);
+  write_dendrogram(team, n, tree, out);
+  if (total < kInfinity<double>) return;
+  team.for_each(n, [=](int64_t i) { out.height[i] = total - total; });
 }
 
 }  // namespace oskt::kmeans

@@ -1,0 +1,68 @@
+// Merge trees on the CPU; see merge_trees.h for the contract. Gram matrices are spread over threads
+// by tiles; a tree is grown on one thread, the longest first.
+
+#include <torch/csrc/stable/library.h>
+
+#include "common/host_team.h"
+#include "common/simd.h"
+#include "kmeans/gram_cpu.h"
+#include "kmeans/merge_trees.h"
+
+namespace oskt::kmeans {
+
+// One instantiation per Gram type in a plain function: it is compiled for three instruction sets.
+OSKT_SIMD_CLONES __attribute__((flatten)) void grow_host(const float* gram, int64_t n,
+                                                         const WardTree<float>& tree,
+                                                         const Dendrogram& out) {
+  HostTeam team;
+  grow_dendrogram(team, gram, n, tree, out);
+}
+
+OSKT_SIMD_CLONES __attribute__((flatten)) void grow_host(const double* gram, int64_t n,
+                                                         const WardTree<double>& tree,
+                                                         const Dendrogram& out) {
+  HostTeam team;
+  grow_dendrogram(team, gram, n, tree, out);
+}
+
+namespace {
+
+template <typename S, typename T>
+void grow(const std::vector<Tensor>& rows, MergeTrees& trees) {
+  std::vector<RowProblem<S, T>> problems(rows.size());
+  std::vector<Dendrogram> out;
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    problems[b].set_rows(rows[b]);
+    out.push_back(dendrogram_of(trees, b));
+  }
+  GramBatch<T> grams;
+  grams.find(problems, false, [](std::size_t, const T*) {});
+  const auto longest = by_cost(problems, [](const RowProblem<S, T>& p) { return p.n; });
+  std::vector<Scratch> workers(num_workers());
+  for_each_task(static_cast<int64_t>(problems.size()), [&](int64_t task, int64_t worker) {
+    const int64_t b = longest[task];
+    WardTree<T> tree;
+    Layout measure{nullptr, 0};
+    tree.lay_out(measure, problems[b].n);
+    Layout layout{workers[worker].template at_least<char>(measure.used), 0};
+    tree.lay_out(layout, problems[b].n);
+    grow_host(problems[b].gram, problems[b].n, tree, out[b]);
+  });
+}
+
+MergeTrees merge_trees_cpu(std::vector<Tensor> rows) {
+  MergeTrees trees = new_merge_trees(rows);
+  dispatch_floating("merge_trees", rows[0].scalar_type(), [&](auto zero) {
+    using S = decltype(zero);
+    using T = std::conditional_t<std::is_same_v<S, double>, double, float>;
+    grow<S, T>(rows, trees);
+  });
+  return trees;
+}
+
+}  // namespace
+}  // namespace oskt::kmeans
+
+STABLE_TORCH_LIBRARY_IMPL(oskt_ext, CPU, m) {
+  m.impl("merge_trees", TORCH_BOX(&oskt::kmeans::merge_trees_cpu));
+}
