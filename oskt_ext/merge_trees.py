@@ -40,7 +40,7 @@ def merge_trees(rows: Sequence[Any]) -> MergeTrees:
 
     Args:
         rows: B arrays (N_b, D_b), 1 <= N_b <= 16384, of one dtype (float64, float32, float16 or
-            bfloat16) and one device, finite as their squared lengths are; strided arrays are
+            bfloat16) and one device, finite, squared lengths too; strided arrays are
             copied. NumPy and CuPy arrays are taken as they are.
 
     Returns:

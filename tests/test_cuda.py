@@ -10,7 +10,7 @@ from oskt_ext import ExpansionPlan, IndexMap, RefiningPlan, expand, refining_los
 from oskt_ext.refining_loss import RefiningItem
 
 pytestmark = pytest.mark.cuda
-OPERATORS = ["expand", "kmeans", "refining_loss", "retrieval_metrics"]
+OPERATORS = ["expand", "kmeans", "merge_trees", "refining_loss", "retrieval_metrics"]
 CHUNKED = 150  # tensors or problems: more than travel in one launch
 
 
@@ -32,6 +32,8 @@ def operator_call(name, device):
             return [*centers, *labels, inertia, n_iter]
 
         return source, kmeans
+    if name == "merge_trees":
+        return source, lambda: [x for kind in ops.merge_trees(parts) for x in kind]
     if name == "refining_loss":
         labels = np.arange(12) % 4
         items = [RefiningItem(labels, 4, 5, 20 * i) for i in range(CHUNKED)]

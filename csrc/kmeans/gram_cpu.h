@@ -119,7 +119,7 @@ void find_gram(RowProblem<S, T>& p, T* panels) {
 // Every Gram matrix of a batch, alive as long as this is. `visit(b, panels)` sees each problem's
 // packed rows before the next problem's take their place.
 template <typename T>
-class GramBatch {
+class HostGrams {
  public:
   template <typename Problem, typename Visit>
   void find(std::vector<Problem>& problems, bool cosine, const Visit& visit) {

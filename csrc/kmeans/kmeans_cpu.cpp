@@ -183,7 +183,7 @@ class Batch {
   const Arguments arguments_;
   std::vector<Problem<S, T>> problems_;
   std::vector<Scratch> workers_;
-  GramBatch<T> grams_;
+  HostGrams<T> grams_;
 };
 
 using Result = std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor>;

@@ -3,11 +3,9 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <numeric>
 #include <tuple>
 
-#include "glue/cuda.h"
+#include "kmeans/gram_cuda.h"
 #include "kmeans/kmeans.h"
 #include "kmeans/kmeans_kernel.h"
 
@@ -24,26 +22,17 @@ std::vector<DeviceProblem> table_of(const std::vector<Tensor>& rows, const std::
   std::vector<DeviceProblem> table(rows.size());
   for (std::size_t b = 0; b < rows.size(); ++b) {
     DeviceProblem& p = table[b];
-    p.rows = rows[b].const_data_ptr();
+    set_rows(p, rows[b]);
     p.initial_centers = initial_centers.empty() ? nullptr : initial_centers[b].const_data_ptr();
     p.centers = centers[b].mutable_data_ptr();
     p.labels = static_cast<int64_t*>(labels[b].mutable_data_ptr());
     p.inertia = static_cast<double*>(inertia.mutable_data_ptr()) + b;
     p.n_iter = static_cast<int64_t*>(n_iter.mutable_data_ptr()) + b;
-    p.n = rows[b].size(0);
-    p.dims = rows[b].size(1);
     p.k = k[b];
   }
-  std::stable_sort(table.begin(), table.end(), [](const DeviceProblem& a, const DeviceProblem& b) {
-    return a.n * (a.n + 8 * a.k) > b.n * (b.n + 8 * b.k);
-  });
+  sort_and_count(table, batch, [](const DeviceProblem& p) { return p.n * (p.n + 8 * p.k); });
   for (DeviceProblem& p : table) {
-    p.first_row = batch.rows;
-    p.first_tile = batch.tiles;
     p.first_cluster = batch.clusters;
-    const int64_t side = (p.n + kGramTile - 1) / kGramTile;
-    batch.rows += p.n;
-    batch.tiles += side * (side + 1) / 2;
     batch.clusters += p.k;
   }
   return table;
@@ -54,8 +43,7 @@ int64_t lay_out(char* base, std::vector<DeviceProblem>& table, DeviceBatch& batc
   Layout layout{base, 0};
   layout.take(batch.problems, batch.size);
   for (DeviceProblem& p : table) {
-    layout.take(p.scale, p.n);
-    layout.take(p.gram, p.n * p.n);
+    take_scratch(layout, p);
     layout.take(p.partial, p.k);
     layout.take(p.outcome, batch.restarts);
     layout.take(p.best, 1);
@@ -85,15 +73,11 @@ Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string
   Tensor inertia = torch::stable::new_empty(rows[0], {size}, ScalarType::Double);
   Tensor n_iter = torch::stable::new_empty(rows[0], {size}, ScalarType::Long);
 
-  DeviceBatch batch{nullptr,
-                    size,
-                    0,
-                    0,
-                    0,
-                    arguments.restarts,
-                    storage_of("kmeans", rows[0]),
-                    arguments.settings,
-                    arguments.cosine};
+  DeviceBatch batch{};
+  batch.storage = storage_of("kmeans", rows[0]);
+  batch.cosine = arguments.cosine;
+  batch.restarts = arguments.restarts;
+  batch.settings = arguments.settings;
   std::vector<DeviceProblem> table =
       table_of(rows, k, initial_centers, centers, labels, inertia, n_iter, batch);
   const int64_t bytes = lay_out(nullptr, table, batch);

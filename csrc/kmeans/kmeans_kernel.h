@@ -5,24 +5,19 @@
 
 #include <cstdint>
 
-#include "common/storage.h"
+#include "kmeans/gram_kernel.h"
 #include "kmeans/gram_kmeans.h"
 
 namespace oskt::kmeans {
 
-// One problem. Pointers are on the device; the first_* fields are running totals over the problems
-// before this one and say which blocks of a ragged launch are its own.
-struct DeviceProblem {
-  const void* rows;             // n x dims
+// One problem; see DeviceRows for the convention.
+struct DeviceProblem : DeviceRows {
   const void* initial_centers;  // k x dims, or null
   void* centers;                // k x dims
   int64_t* labels;              // n
   double* inertia;              // 1
   int64_t* n_iter;              // 1
-  int64_t n, dims, k;
-  int64_t first_row, first_tile, first_cluster;
-  double* scale;            // n
-  double* gram;             // n x n
+  int64_t k, first_cluster;
   double* partial;          // k
   int32_t* initial_label;   // n, or null
   double* initial_sq_dist;  // n, or null
@@ -32,15 +27,10 @@ struct DeviceProblem {
   int64_t workspace_bytes;
 };
 
-struct DeviceBatch {
-  DeviceProblem* problems;  // on the device, longest first; written by the launch
-  int64_t size, rows, tiles, clusters, restarts;
-  Storage storage;
+struct DeviceBatch : DeviceGrams<DeviceProblem> {
+  int64_t clusters, restarts;
   Settings settings;
-  bool cosine;
 };
-
-inline constexpr int64_t kGramTile = 64;
 
 // Stores the table, batch.size problems on the host, and launches every stage on `stream`; returns
 // the first launch error. Nothing of the host is read after it returns.

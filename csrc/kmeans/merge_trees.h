@@ -28,9 +28,7 @@ inline Dendrogram dendrogram_of(MergeTrees& trees, std::size_t b) {
           static_cast<double*>(height[b].mutable_data_ptr())};
 }
 
-// Checks a call and allocates its result.
 inline MergeTrees new_merge_trees(const std::vector<Tensor>& rows) {
-  check_rows("merge_trees", rows);
   MergeTrees trees;
   auto& [order, parent, height] = trees;
   for (const Tensor& tensor : rows) {

@@ -35,7 +35,7 @@ void grow(const std::vector<Tensor>& rows, MergeTrees& trees) {
     problems[b].set_rows(rows[b]);
     out.push_back(dendrogram_of(trees, b));
   }
-  GramBatch<T> grams;
+  HostGrams<T> grams;
   grams.find(problems, false, [](std::size_t, const T*) {});
   const auto longest = by_cost(problems, [](const RowProblem<S, T>& p) { return p.n; });
   std::vector<Scratch> workers(num_workers());
@@ -51,6 +51,7 @@ void grow(const std::vector<Tensor>& rows, MergeTrees& trees) {
 }
 
 MergeTrees merge_trees_cpu(std::vector<Tensor> rows) {
+  check_rows("merge_trees", rows);
   MergeTrees trees = new_merge_trees(rows);
   dispatch_floating("merge_trees", rows[0].scalar_type(), [&](auto zero) {
     using S = decltype(zero);

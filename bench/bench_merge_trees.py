@@ -1,0 +1,66 @@
+"""Ward's merge trees of all 53 convolution weights of ResNet-50, as one batch.
+
+Every row records `inertia`, the sum of squares that its heights say is lost at a cut to N / 8
+clusters, beside its time: all must agree to rounding. Peers run the same problems one by one, as
+they must: SciPy's linkage (float64) and scikit-learn's full tree. `gemm` is the roof: the Gram
+matrices alone, by torch.mm, twice the work that symmetry needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench_kmeans import DATA, problems
+from harness import synchronize
+from oskt_ext import merge_trees
+
+Heights = Callable[[list[Tensor]], list[NDArray[np.float64]]]
+
+
+def ours(rows: list[Tensor]) -> list[NDArray[np.float64]]:
+    return [height[1:].cpu().numpy() for height in merge_trees(rows).height]
+
+
+def scipy_linkage(rows: list[Tensor]) -> list[NDArray[np.float64]]:
+    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
+    trees = [hierarchy.linkage(x.cpu().numpy(), method="ward") for x in rows]
+    return [tree[:, 2] ** 2 / 2 for tree in trees]
+
+
+def sklearn_tree(rows: list[Tensor]) -> list[NDArray[np.float64]]:
+    cluster = pytest.importorskip("sklearn.cluster")
+    trees = [
+        cluster.AgglomerativeClustering(None, distance_threshold=0).fit(x.cpu().numpy())
+        for x in rows
+    ]
+    return [tree.distances_**2 / 2 for tree in trees]
+
+
+METHODS: dict[str, Heights] = {"ours": ours, "scipy": scipy_linkage, "sklearn": sklearn_tree}
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("method", METHODS)
+def test_resnet50(benchmark, kind, method):
+    rows, k = problems(kind)
+    heights = benchmark.pedantic(lambda: METHODS[method](rows), rounds=3, warmup_rounds=1)
+    lost = [np.sort(h)[: len(x) - clusters].sum() for x, h, clusters in zip(rows, heights, k)]
+    benchmark.extra_info["inertia"] = float(sum(lost))
+
+
+def test_gemm(benchmark):
+    rows, _ = problems("gauss")
+
+    def call() -> None:
+        for x in rows:
+            torch.mm(x, x.T)
+        synchronize()
+
+    benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+    benchmark.extra_info["flop"] = sum(2 * len(x) * x.numel() for x in rows)

@@ -1,0 +1,39 @@
+// Glue of the Gram stage on CUDA: the part of a table that every operator fills alike.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "glue/cuda.h"
+#include "kmeans/gram_kernel.h"
+#include "kmeans/layout.h"
+
+namespace oskt::kmeans {
+
+inline void set_rows(DeviceRows& p, const Tensor& rows) {
+  p.rows = rows.const_data_ptr();
+  p.n = rows.size(0);
+  p.dims = rows.size(1);
+}
+
+// Sorts a table by falling cost and counts its rows and tiles into the batch.
+template <typename Problem, typename Cost>
+void sort_and_count(std::vector<Problem>& table, DeviceGrams<Problem>& batch, const Cost& cost) {
+  std::stable_sort(table.begin(), table.end(),
+                   [&](const Problem& a, const Problem& b) { return cost(a) > cost(b); });
+  batch.size = static_cast<int64_t>(table.size());
+  for (Problem& p : table) {
+    p.first_row = batch.rows;
+    p.first_tile = batch.tiles;
+    const int64_t side = (p.n + kGramTile - 1) / kGramTile;
+    batch.rows += p.n;
+    batch.tiles += side * (side + 1) / 2;
+  }
+}
+
+inline void take_scratch(Layout& layout, DeviceRows& p) {
+  layout.take(p.scale, p.n);
+  layout.take(p.gram, p.n * p.n);
+}
+
+}  // namespace oskt::kmeans
