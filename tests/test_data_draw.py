@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oskt.data import contact_sheet, draw, make_pedestrians, read_market
+from oskt.data import contact_sheet, draw, make_pedestrians, read_data
 from oskt.data.draw.picture import Scene, draw_distractor, draw_picture
 
 OPTIONS = {
@@ -40,7 +40,7 @@ def root(tmp_path_factory):
 
 
 def test_layout_and_counts(root):
-    data = read_market(root, corrupt="refuse", progress=False)
+    data = read_data(root, corrupt="refuse", progress=False)
     assert data.train.num_ids == 6
     assert len(data.train) == 6 * 5
     assert data.query.num_ids == data.gallery.num_ids == 4
@@ -55,13 +55,13 @@ def test_layout_and_counts(root):
 
 
 def test_identities_of_training_and_test_are_apart(root):
-    data = read_market(root)
+    data = read_data(root)
     assert not set(data.train_identities) & set(data.gallery.ids)
     assert not set(data.train_identities) & set(data.query.ids)
 
 
 def test_every_query_has_a_match_under_another_camera(root):
-    data = read_market(root)
+    data = read_data(root)
     pairs = list(zip(data.query.ids, data.query.cameras))
     assert len(set(pairs)) == len(pairs)  # one per identity and camera
     for identity, camera in pairs:
@@ -98,7 +98,7 @@ def test_pictures_of_an_identity_do_not_depend_on_how_many_there_are(root, tmp_p
 
 def test_two_digit_cameras_are_read_back(tmp_path):
     root = make(tmp_path / "wide", train_ids=1, test_ids=2, images_per_id=24, cameras=12)
-    data = read_market(root)
+    data = read_data(root)
     assert max(np.concatenate([s.cameras for s in (data.train, data.query, data.gallery)])) > 9
 
 
@@ -110,7 +110,7 @@ def test_a_full_target_is_refused_and_an_empty_one_taken(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty", train_ids=1, test_ids=1)
-    assert read_market(tmp_path / "empty").train.num_ids == 1
+    assert read_data(tmp_path / "empty").train.num_ids == 1
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):

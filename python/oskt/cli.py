@@ -15,7 +15,7 @@ from rich.table import Table
 from oskt import interop, models, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, provenance, save_model
-from oskt.data import check_data, contact_sheet, make_pedestrians, read_market
+from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.flags import RunOptions, training_flags
 from oskt.pipeline import ReIDData, example_images
 from oskt.pretrained import load_pretrained
@@ -31,7 +31,9 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Draw a pedestrian data set, or check a folder.")
 app.add_typer(data_app, name="data")
 
-Data = Annotated[Path, typer.Option(help="data folder in the Market-1501 layout")]
+Data = Annotated[
+    str, typer.Option(help="data set, 'PATH' or 'PATH?few_shot=0.1,seed=3'; see data check --help")
+]
 Out = Annotated[Path, typer.Option(help="folder of this run; made if absent")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one")]
 console = Console()
@@ -70,16 +72,29 @@ def data_make(
         root, train_ids=train_ids, test_ids=test_ids, images_per_id=images_per_id,
         cameras=cameras, height=height, width=width, seed=seed, workers=workers,
     )  # fmt: skip
-    console.print(read_market(root).describe())
+    console.print(read_data(root).describe())
     if sheet is not None:
         contact_sheet(root, sheet)
         console.print(f"contact sheet: {sheet}")
 
 
 @data_app.command("check")
-def data_check(root: Annotated[Path, typer.Argument(help="data folder")]) -> None:
-    """Read a data folder, decode every image, compare counts with the known ones."""
-    console.print(check_data(root))
+def data_check(
+    root: Annotated[str, typer.Argument(help="data set, 'PATH' or 'PATH?key=value,...'")],
+) -> None:
+    """Read a data set, decode every image, compare counts with those of the published sets.
+
+    PATH holds Market-1501, DukeMTMC-reID, MSMT17 V1 or V2, CUHK03-NP, a drawn set, or CSV files
+    with the columns path, id, camera, split; it may also be such a file.
+
+    Keys behind the question mark, here and in every --data: variant=labeled|detected (CUHK03-NP),
+    val=in|out (MSMT17: validation images in training or not; default out), few_shot=RATIO (share
+    of the training identities to keep) and seed=N (of that choice). Quote them in the shell.
+    """
+    report = check_data(root)
+    console.print(report.describe(), highlight=False, soft_wrap=True, markup=False)
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -99,7 +114,6 @@ def teacher(
 ) -> None:
     """Train a residual network on a data folder; writes OUT/teacher.safetensors."""
     folder = _open(data, recipe, run)
-    console.print(folder.market.describe())
     batches = folder.training(recipe)
     torch.manual_seed(recipe.seed)
     model = models.ResNet(
@@ -165,7 +179,7 @@ def expand(
         Literal["interpolate", "exact"], typer.Option(help="how norm vectors follow the width")
     ] = "interpolate",
     recalibrate: Annotated[
-        Path | None, typer.Option(help="data folder whose images measure norm statistics")
+        str | None, typer.Option(help="data set whose images measure norm statistics")
     ] = None,
     height: Annotated[int, typer.Option(help="of those images, pixels")] = 256,
     image_width: Annotated[int, typer.Option(help="of those images, pixels")] = 128,
@@ -215,14 +229,16 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="also write scores")] = None,
     device: Device = None,
 ) -> None:
-    """Score a model on the query and gallery folders (Market-1501 protocol)."""
+    """Score a model on the queries and gallery of a data set (Market-1501 protocol)."""
     from oskt.evaluate import evaluate as score
 
     network, meta = students.load_model(model)
     trained = meta.get("recipe", {})
+    images = read_data(data)
+    console.print(f"data: {images.root}: {images.title}", highlight=False, soft_wrap=True)
     result = score(
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
-        read_market(data),
+        images,
         height=height or trained.get("height", 256),
         width=width or trained.get("width", 128),
         flip=flip,
@@ -230,7 +246,8 @@ def evaluate(
     )
     if json_out is not None:
         scores = {"mAP": result.mAP, "mINP": result.mINP, "cmc": result.cmc}
-        json_out.write_text(json.dumps({**scores, "model": str(model), **provenance()}, indent=1))
+        source = {"model": str(model), "data": images.title, **provenance()}
+        json_out.write_text(json.dumps({**scores, **source}, indent=1))
 
 
 @app.command()
@@ -260,8 +277,10 @@ def info(chain: Annotated[Path, typer.Argument(help="chain file")]) -> None:
     console.print(_widths_table(WeightChain.load(chain)))
 
 
-def _open(data: Path, recipe: Recipe, run: RunOptions) -> ReIDData:
-    return ReIDData(data, recipe, corrupt=run.corrupt, device=run.device, workers=run.workers)
+def _open(data: str, recipe: Recipe, run: RunOptions) -> ReIDData:
+    folder = ReIDData(data, recipe, corrupt=run.corrupt, device=run.device, workers=run.workers)
+    console.print(folder.set.describe(), highlight=False, soft_wrap=True, markup=False)
+    return folder
 
 
 def _fit_options(folder: ReIDData, run: RunOptions) -> dict[str, Any]:

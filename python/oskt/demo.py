@@ -142,11 +142,11 @@ class _Demo:
             make_pedestrians(root, **options)
             contact_sheet(root, self.out / "contact_sheet.png")
         self.data = ReIDData(root, self.scale.teacher, device=self.device)
-        self.present.say(self.data.market.describe())
+        self.present.say(self.data.set.describe())
 
     def fresh_teacher(self) -> nn.Module:
         torch.manual_seed(self.seed)
-        return models.ResNet(num_classes=self.data.market.train.num_ids, **self.scale.network)
+        return models.ResNet(num_classes=self.data.set.train.num_ids, **self.scale.network)
 
     def train(
         self,
@@ -309,12 +309,12 @@ class _Demo:
             curves={run: read_log(self.out / run / "log.jsonl") for run in runs},
             groups=groups,
             rankings=self.ranking_pictures(),
-            samples=samples(self.data.market.train),
+            samples=samples(self.data.set.train),
             facts=self.facts(),
         )
 
     def ranking_pictures(self) -> tuple[Any, ...]:
-        query, gallery = self.data.market.query, self.data.market.gallery
+        query, gallery = self.data.set.query, self.data.set.gallery
         shown = {"teacher, refined teacher": "teacher"}
         shown |= {
             f"student {label} at_once": f"student {label}" for label in self.scale.trained[:2]

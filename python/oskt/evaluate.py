@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from oskt.data.market import Split
+from oskt.data.split import Split
 from oskt.embedding import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, embed
 from oskt_ext import retrieval_metrics
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from oskt import students
-from oskt.data import Augment, PKSampler, ReIDLoader, read_market
+from oskt.data import Augment, PKSampler, ReIDLoader, read_data
 from oskt.evaluate import Evaluation, evaluate
 from oskt.train import Recipe, World
 
 
 class ReIDData:
-    """A data folder at a recipe's image size.
+    """A data set at a recipe's image size.
 
     Args:
-        root: a folder in the Market-1501 layout.
+        root: a data set as `oskt.data.read_data` takes it, options included.
         recipe: its height, width, batch and augmentation fields are read.
         corrupt: "refuse" or "skip" images that do not decode.
         device: where networks run; None for the GPU of this process, else the CPU.
@@ -36,7 +36,7 @@ class ReIDData:
         device: str | None = None,
         workers: int = 2,
     ) -> None:
-        self.market = read_market(root, corrupt=corrupt)
+        self.set = read_data(root, corrupt=corrupt)
         self.size = (recipe.height, recipe.width)
         self.world = World.from_environment(device)
         self.workers = workers
@@ -49,13 +49,13 @@ class ReIDData:
         """Optimiser steps of a whole training by the recipe."""
         identities = recipe.identities * self.world.size
         sampler = PKSampler(identities, recipe.instances)
-        return recipe.epochs * sampler.num_steps(self.market.train.ids)
+        return recipe.epochs * sampler.num_steps(self.set.train.ids)
 
     def evaluation(self, model: nn.Module, *, keep_features: bool = False) -> Evaluation:
         """Scores of a model on the query and gallery folders."""
         return evaluate(
             model.to(self.world.device),
-            self.market,
+            self.set,
             height=self.size[0],
             width=self.size[1],
             device=self.world.device,
@@ -71,7 +71,7 @@ class ReIDData:
     def recalibrate(self, model: nn.Module, images: int = 512) -> int:
         """Measure a model's running statistics on the first training images, without labels."""
         loader = ReIDLoader(
-            self.market.train.select(range(min(images, len(self.market.train)))),
+            self.set.train.select(range(min(images, len(self.set.train)))),
             self.size,
             batch_size=64,
             workers=self.workers,
@@ -86,7 +86,7 @@ class TrainingBatches:
     """The `Batches` that oskt.train.fit reads; `fingerprint` tells one data set from another."""
 
     def __init__(self, data: ReIDData, recipe: Recipe, progress: bool) -> None:
-        train = data.market.train
+        train = data.set.train
         self.num_classes = train.num_ids
         self.loader = ReIDLoader(
             train,
@@ -99,7 +99,9 @@ class TrainingBatches:
             workers=data.workers,
             progress=progress,
         )
-        names = "\n".join(f"{path.name} {i}" for path, i in zip(train.paths, train.ids))
+        # The title tells apart what file names do not: both versions of MSMT17 have the same.
+        images = (f"{path.name} {label}" for path, label in zip(train.paths, train.ids))
+        names = "\n".join([data.set.title, *images])
         self.fingerprint = hashlib.sha256(names.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:

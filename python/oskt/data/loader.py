@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from oskt.data.augment import Augment
-from oskt.data.market import Split, load_image
+from oskt.data.images import load_image
 from oskt.data.sampler import PKSampler
+from oskt.data.split import Split
 
 _STREAM = 13  # keeps the augmentation's random numbers apart from the sampler's
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from oskt.data.market import Split
+from oskt.data.split import Split
 from oskt.evaluate import RankingLists
 from oskt.report.data import Hit, Ranking
 

@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from oskt.data.draw.picture import Scene, draw_distractor, draw_picture
-from oskt.data.market import FOLDERS, read_market
+from oskt.data.market import FOLDERS
+from oskt.data.read import read_data
 
 __all__ = ["contact_sheet", "make_pedestrians"]
 
@@ -167,7 +168,7 @@ def contact_sheet(
     Raises:
         ValueError: an unknown split.
     """
-    data = read_market(root)
+    data = read_data(root)
     splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
     if split not in splits:
         raise ValueError(
