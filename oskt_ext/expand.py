@@ -55,6 +55,24 @@ class IndexMap:
         return IndexMap(offsets, index, weight, size)
 
     @staticmethod
+    def clusters(labels: Any, *, mean: bool = False, shares: Any = None) -> IndexMap:
+        """Entry i reads the sum (or the mean) of the sources that have label i, ascending.
+
+        Args:
+            labels: [N], every one of 0..n-1 present.
+            mean: divide by the sum of the members' shares.
+            shares: [N], what each source counts in a mean; default 1.
+        """
+        labels = np.asarray(labels)
+        index = np.argsort(labels, kind="stable").astype(np.int32)
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int32)
+        weight = np.ones(len(labels))
+        if mean:
+            counts = weight if shares is None else np.asarray(shares, dtype=np.float64)
+            weight = (counts / np.bincount(labels, counts)[labels])[index]
+        return IndexMap(offsets, index, weight, len(labels))
+
+    @staticmethod
     def concatenate(maps: Sequence[IndexMap]) -> IndexMap:
         """The map of a concatenated axis: each part reads its own stretch of the source."""
         if len(maps) == 1:

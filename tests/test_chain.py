@@ -44,7 +44,7 @@ def rows_of(chain, name):
 
 def test_chain_rows_are_means_of_raw_teacher_rows(teacher, chain):
     weight = teacher.layer1[0].conv2.weight.detach()
-    labels = torch.from_numpy(chain.clusterings["layer1.0.conv2"].labels)
+    labels = torch.from_numpy(chain.partitions["layer1.0.conv2"].labels)
     assert rows_of(chain, "layer1.0.conv2.weight").shape == (2, 8, 3, 3)
     for cluster in range(2):
         expected = weight[labels == cluster].double().mean(0)
@@ -69,7 +69,7 @@ def test_interpolate_reaches_the_teachers_norms_at_its_width(teacher, chain):
 def _blocks(chain, group):
     from oskt.widths import cut
 
-    return cut(chain.clusterings[group], chain.groups[group]).blocks
+    return cut(chain.partitions[group], chain.groups[group]).blocks
 
 
 def test_columns_are_dealt_without_loss(chain):
@@ -79,7 +79,7 @@ def test_columns_are_dealt_without_loss(chain):
         student = chain.expand(chain.resolve(width))
         from oskt.widths import cut
 
-        copies = cut(chain.clusterings["layer2.0.conv1"], len(student["layer2.0.bn1.weight"]))
+        copies = cut(chain.partitions["layer2.0.conv1"], len(student["layer2.0.bn1.weight"]))
         torch.testing.assert_close(student["layer2.0.conv1.weight"].sum(1), total[copies.rows])
 
 
@@ -222,7 +222,7 @@ def test_wrong_requests(chain, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "other"}, "kind must be 'oskt', got 'other'"),
+        ({"kind": "other"}, "kind must be one of .'oskt', 'nested'., got 'other'"),
         ({"width": 0.0}, r"width must be in \(0, 1\], got 0.0"),
         ({"rows": "raw"}, "rows must be one of"),
         ({"widths": {"conv1": 99}}, "conv1 must be from 1 to 8, got 99"),
@@ -249,7 +249,7 @@ def test_every_clustering_option_gives_a_sound_chain(teacher, rows, method):
         teacher, IMAGES, width=0.5, rows=rows, method=method, check=False
     )
     assert chain.widths == {g: max(1, round(n / 2)) for g, n in chain.groups.items()}
-    assert all(np.bincount(c.labels).min() > 0 for c in chain.clusterings.values())
+    assert all(np.bincount(c.labels).min() > 0 for c in chain.partitions.values())
 
 
 def test_better_clusterings_lose_less(teacher):

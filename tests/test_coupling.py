@@ -25,7 +25,7 @@ def test_known_operators_leave_groups_free_and_right(net):
     coupling = trace_coupling(module, IMAGE)
     assert not coupling.opaque
     assert coupling.free
-    assert checked(module, [IMAGE], coupling, WeightChain.of_clusterings) == coupling
+    assert checked(module, [IMAGE], coupling, WeightChain.of_partitions) == coupling
     chain = WeightChain.from_teacher(module, IMAGE, width=0.5)
     assert set(chain.groups) == set(coupling.free)
     assert max(d for _, d in deviations(chain)) < TOLERANCE
@@ -79,7 +79,7 @@ def test_a_wrong_group_fails_the_numerical_check_and_is_frozen(monkeypatch):
     module = nets.Flipped()
     wrong = trace_coupling(module, IMAGE)
     assert set(wrong.free) == {"a", "b"}
-    mended = checked(module, [IMAGE], wrong, WeightChain.of_clusterings)
+    mended = checked(module, [IMAGE], wrong, WeightChain.of_partitions)
     assert set(mended.free) == {"b"}
     assert "failed the numerical check" in str(mended.groups["a"].frozen)
 

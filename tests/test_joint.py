@@ -48,7 +48,7 @@ def test_refining_loss_pulls_rows_together(joint):
     expected = 0.0
     for name in joint.refined_names:
         group = joint.to_chain().coupling.layouts[name].rows[0][0]
-        labels = torch.from_numpy(joint.to_chain().clusterings[group].labels)
+        labels = torch.from_numpy(joint.to_chain().partitions[group].labels)
         expected += (teacher[name].double() - rows[name].double()[labels]).square().sum()
     assert "classifier.weight" not in joint.refined_names
     torch.testing.assert_close(joint.refining_loss().double(), expected, rtol=1e-6, atol=0)
@@ -62,7 +62,7 @@ def test_paper_form_divides_by_layers_and_clusters(joint):
     rows = mean.split_weights(mean.weights)
     for name in mean.refined_names:
         group = mean.to_chain().coupling.layouts[name].rows[0][0]
-        labels = torch.from_numpy(mean.to_chain().clusterings[group].labels)
+        labels = torch.from_numpy(mean.to_chain().partitions[group].labels)
         residual = (teacher[name] - rows[name][labels]).square().sum()
         loss += residual / len(rows[name]) / len(mean.refined_names)
     torch.testing.assert_close(mean.refining_loss(), loss)

@@ -12,26 +12,34 @@ from torch import Tensor, nn
 
 import oskt_ext
 from oskt import chain_file, expansion, models, students, verification, widths
-from oskt.clustering import cluster_channels
+from oskt.clustering import cluster_channels, merge_channels
 from oskt.coupling import Coupling, TensorLayout, trace_coupling
+from oskt.expansion import Partitions
+from oskt.merge_tree import MergeTree
 from oskt.tracing import on_meta
-from oskt.widths import Clustering
+from oskt_ext import ExpansionPlan
 
+KINDS = ("oskt", "nested")
 WEIGHTS, VECTORS, STATISTICS = ("weight",), ("vector",), ("statistic",)
 
 
 class WeightChain:
-    """The M cluster rows of every weight over all N teacher columns, and the teacher's vectors.
+    """A teacher's knowledge, from which students of every width are read.
+
+    Kind "oskt", the published chain: the M cluster rows of every weight over all N teacher columns,
+    and all N entries of the teacher's vectors. Kind "nested", ours: all N rows, and a merge tree per
+    group; a student is the merge of the weights at a cut, rows averaged and columns summed.
 
     Make one with `from_teacher`, `load` or `oskt.interop.load_published_chain`; read students from
     it with `student` (a module) or `expand` (its tensors).
 
     Attributes:
         coupling: the channel groups of the teacher.
-        clusterings: free group -> Clustering (labels N -> M).
+        partitions: free group -> Clustering (labels N -> M) or, in a nested chain, MergeTree.
         weights: flat, the chain rows of every weight, in state-dict order.
         vectors: flat, all N teacher entries of every norm parameter and bias.
-        statistics: flat, the S-Student's running statistics (M entries each).
+        statistics: flat, running statistics: the S-Student's (M entries each) or, in a nested
+            chain, those of full width.
         plain: tensors that no group touches, as they are.
         absent: weights that only training needs (a classifier) and that the file left out.
         template: the teacher's structure without its parameters; None if it is not known.
@@ -44,7 +52,7 @@ class WeightChain:
     def __init__(
         self,
         coupling: Coupling,
-        clusterings: Mapping[str, Clustering],
+        partitions: Partitions,
         weights: Tensor,
         vectors: Tensor,
         statistics: Tensor,
@@ -55,7 +63,7 @@ class WeightChain:
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         self.coupling = coupling
-        self.clusterings = dict(clusterings)
+        self.partitions = dict(partitions)
         self.weights, self.vectors, self.statistics = weights, vectors, statistics
         self.plain = dict(plain)
         self.absent = tuple(absent)
@@ -78,15 +86,18 @@ class WeightChain:
         check: bool = True,
         parent: str = "",
     ) -> WeightChain:
-        """Cluster a teacher's channels and average the rows of every cluster.
+        """Make a chain of a teacher: cluster its channels, or build their merge trees.
 
         Args:
             module: the teacher; any module that traces (see trace_coupling). Left untouched.
             example_inputs: the forward's arguments, e.g. torch.zeros(2, 3, 256, 128).
-            kind: "oskt", the published chain.
-            width: M/N of every free group, in (0, 1]; default 1/8.
-            widths: group -> M, in place of or on top of `width`.
-            rows, method, seed: what is clustered and how (see cluster_channels).
+            kind: "oskt", the published chain, or "nested".
+            width: share of the teacher's channels in every free group, in (0, 1]; default 1/8. Of
+                a chain of kind "oskt" the chain's own width, of a nested one the narrowest that
+                `oskt.train.refine_chain` trains.
+            widths: group -> channels, in place of or on top of `width`.
+            rows: what is clustered (see oskt.clustering).
+            method, seed: how, for kind "oskt" (see cluster_channels); trees are Ward's.
             check: check every group numerically (about two forwards in float64); groups that fail
                 are frozen, with the reason in chain.coupling.groups.
             parent: hash of the teacher's file, kept in the header.
@@ -105,10 +116,10 @@ class WeightChain:
             >>> chain.student(width=1 / 2).eval()(torch.zeros(2, 3, 64, 32)).shape
             torch.Size([2, 32])
         """
-        if kind != "oskt":
+        if kind not in KINDS:
             raise ValueError(
-                f"WeightChain.from_teacher: kind must be 'oskt', got {kind!r}. "
-                "Other kinds of chain are not built yet."
+                f"WeightChain.from_teacher: kind must be one of {KINDS}, got {kind!r}. "
+                "'oskt' is the published chain, 'nested' serves every width."
             )
         width = 1 / 8 if width is None else width
         if not 0 < width <= 1:
@@ -119,8 +130,8 @@ class WeightChain:
         inputs = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
         coupling = trace_coupling(module, inputs)
         if check:
-            coupling = verification.checked(module, inputs, coupling, WeightChain.of_clusterings)
-        clusters = _clusters(coupling, width, widths or {})
+            coupling = verification.checked(module, inputs, coupling, WeightChain.of_partitions)
+        narrowest = _narrowest(coupling, width, widths or {})
         tensors = module.state_dict()
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -128,25 +139,26 @@ class WeightChain:
                     f"WeightChain.from_teacher: teacher must be finite, got NaN or Inf in {name}. "
                     "Use a checkpoint from before the training diverged."
                 )
-        clusterings, loss = cluster_channels(
-            coupling, tensors, clusters, rows=rows, method=method, seed=seed
-        )
-        meta = {
-            "kind": kind,
-            "spec": getattr(module, "spec", None),
-            "parent": parent,
-            "clustering": {"rows": rows, "method": method, "seed": seed, "loss": loss},
-        }
-        return WeightChain.of_clusterings(module, coupling, clusterings, meta)
+        partitions: Partitions
+        meta = {"kind": kind, "spec": getattr(module, "spec", None), "parent": parent}
+        if kind == "nested":
+            partitions, heights = merge_channels(coupling, tensors, narrowest, rows=rows)
+            meta["clustering"] = {"rows": rows, "method": "ward", "heights": heights}
+        else:
+            partitions, loss = cluster_channels(
+                coupling, tensors, narrowest, rows=rows, method=method, seed=seed
+            )
+            meta["clustering"] = {"rows": rows, "method": method, "seed": seed, "loss": loss}
+        return WeightChain.of_partitions(module, coupling, partitions, meta)
 
     @staticmethod
-    def of_clusterings(
+    def of_partitions(
         module: nn.Module,
         coupling: Coupling,
-        clusterings: Mapping[str, Clustering],
+        partitions: Partitions,
         meta: Mapping[str, Any],
     ) -> WeightChain:
-        """The chain of given clusterings: a row is the mean of its members' raw rows."""
+        """The chain of given clusterings (a row is the mean of its members' raw rows) or trees."""
         tensors = module.state_dict()
 
         def section(roles: Sequence[str]) -> Tensor:
@@ -154,7 +166,7 @@ class WeightChain:
             if not layouts:
                 return torch.empty(0)
             flat = torch.cat([tensors[layout.name].detach().flatten() for layout in layouts])
-            plan = expansion.chain_plan(coupling, clusterings, layouts)
+            plan = expansion.chain_plan(coupling, partitions, layouts)
             return oskt_ext.expand(flat, plan.to(flat.device))
 
         plain = {
@@ -164,10 +176,16 @@ class WeightChain:
         template = on_meta(module, buffers=False)
         weights, vectors, statistics = map(section, (WEIGHTS, VECTORS, STATISTICS))
         return WeightChain(
-            coupling, clusterings, weights, vectors, statistics, plain, template=template, meta=meta
+            coupling, partitions, weights, vectors, statistics, plain, template=template, meta=meta
         )
 
     # -- sizes ----------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        """ "oskt" or "nested"."""
+        trees = any(isinstance(partition, MergeTree) for partition in self.partitions.values())
+        return "nested" if trees else "oskt"
 
     @property
     def groups(self) -> dict[str, int]:
@@ -176,8 +194,13 @@ class WeightChain:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Free group -> M, the chain's width: that of the S-Student."""
-        return {name: clustering.size for name, clustering in self.clusterings.items()}
+        """Free group -> the narrowest width that is trained: that of the S-Student."""
+        return {name: partition.narrowest for name, partition in self.partitions.items()}
+
+    @property
+    def least(self) -> dict[str, int]:
+        """Free group -> the narrowest width that exists: M, or 1 per block in a nested chain."""
+        return {name: partition.least for name, partition in self.partitions.items()}
 
     def resolve(
         self,
@@ -189,8 +212,8 @@ class WeightChain:
     ) -> dict[str, int]:
         """The width of every free group from a share, a mapping, a preset or a budget.
 
-        Groups that a mapping does not name stay at chain width. A share below the chain's gives
-        the chain's width. A budget (params, macs or both) gives the largest share that fits.
+        Groups that a mapping does not name stay at chain width. A share below what exists gives
+        the narrowest that does. A budget (params, macs or both) gives the largest share that fits.
         """
         budget = None if params is None and macs is None else (params, macs)
         given = sum(x is not None for x in (width, widths_, preset, budget))
@@ -199,13 +222,12 @@ class WeightChain:
                 "WeightChain: one of width, widths, preset and a budget must be given, got "
                 f"{given} of them. Example: chain.student(width=0.5)."
             )
-        lowest = self.widths
         if budget is not None:
             return self._largest(params, macs)
         if preset is not None:
             widths_ = self._preset(preset)
         if widths_ is not None:
-            return {**lowest, **widths.resolve(self.coupling, widths_, lowest)}
+            return {**self.widths, **widths.resolve(self.coupling, widths_, self.least)}
         assert width is not None
         if not 0 < width <= 1:
             raise ValueError(
@@ -215,9 +237,9 @@ class WeightChain:
         return self._share(width)
 
     def _share(self, width: float) -> dict[str, int]:
-        lowest = self.widths
+        least = self.least
         return {
-            name: widths.round_width(group, width, lowest[name])
+            name: widths.round_width(group, width, least[name])
             for name, group in self.coupling.free.items()
         }
 
@@ -231,7 +253,7 @@ class WeightChain:
 
         steps = 2 * max(self.groups.values(), default=1)
         if not fits(1):
-            least = self.costs(self.widths)
+            least = self.costs(self.least)
             raise ValueError(
                 f"WeightChain: params and macs must allow the smallest student, {least[0]:,} "
                 f"parameters and {least[1]:,} MACs, got params={params}, macs={macs}. "
@@ -254,8 +276,9 @@ class WeightChain:
         return models.resnet.widths(*presets[preset], layers=spec["layers"])
 
     def source_shape(self, layout: TensorLayout) -> tuple[int, ...]:
-        """Shape of a weight in the chain: M rows over all N teacher columns."""
-        rows = self.coupling.axis_size(layout.rows, self.widths)
+        """Shape of a weight in the chain: M rows (all N in a nested chain) over N columns."""
+        kept = {name: partition.rows for name, partition in self.partitions.items()}
+        rows = self.coupling.axis_size(layout.rows, kept)
         return (rows, *layout.shape[1:])
 
     def costs(self, widths_: Mapping[str, int]) -> tuple[int, int]:
@@ -277,7 +300,8 @@ class WeightChain:
             widths: group -> n, M <= n <= N; groups not named stay at chain width.
             norm: "interpolate" (published): a copy's gamma, beta and biases are the mean over its
                 own block, so that width goes from the chain to the teacher; "exact": over its whole
-                cluster, so that every width computes the S-Student's function.
+                cluster, so that every width computes the S-Student's function. A nested chain
+                has one way: the mean over the cluster.
 
         Returns:
             name -> tensor; views of one flat buffer (and copies of tensors that no group touches).
@@ -288,10 +312,17 @@ class WeightChain:
                 "Choose one of the two."
             )
         sizes = self.resolve(widths_=widths or {})
-        layouts = expansion.layouts_of(
-            self.coupling, WEIGHTS + VECTORS + STATISTICS, absent=self.absent
-        )
-        plan = expansion.student_plan(self.coupling, self.clusterings, sizes, norm, layouts)
+        layouts = self._layouts()
+        plan = expansion.student_plan(self.coupling, self.partitions, sizes, norm, layouts)
+        return self._tensors(plan, layouts, sizes)
+
+    def _layouts(self) -> list[TensorLayout]:
+        roles = WEIGHTS + VECTORS + STATISTICS
+        return expansion.layouts_of(self.coupling, roles, absent=self.absent)
+
+    def _tensors(
+        self, plan: ExpansionPlan, layouts: Sequence[TensorLayout], sizes: Mapping[str, int]
+    ) -> dict[str, Tensor]:
         flat = torch.cat([self.weights, self.vectors, self.statistics])
         student = oskt_ext.expand(flat, plan.to(flat.device))
         shapes = {layout.name: self.coupling.shape(layout.name, sizes) for layout in layouts}
@@ -327,16 +358,63 @@ class WeightChain:
                 f"without one (spec {self.meta.get('spec')}). Pass template= to WeightChain.load."
             )
         sizes = self.resolve(width, widths, preset, params, macs)
-        module = students.narrow(self.template, self.coupling, sizes)
-        students.fill(module, self.expand(sizes, norm=norm), self.absent)
+        module = self._module(self.expand(sizes, norm=norm), sizes)
         students.set_widths(module, sizes)
-        return module.eval()
+        return module
+
+    def _module(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> nn.Module:
+        assert self.template is not None
+        module = students.narrow(self.template, self.coupling, sizes)
+        return students.fill(module, tensors, self.absent).eval()
+
+    def tied(self, widths: Mapping[str, int]) -> nn.Module:
+        """The full-width network, its channels equal within the clusters at a cut of a nested
+        chain: it computes what the student of these widths computes (see verify)."""
+        trees = {g: p for g, p in self.partitions.items() if isinstance(p, MergeTree)}
+        sizes = self.resolve(widths_=widths)
+        layouts = self._layouts()
+        plan = expansion.tied_plan(self.coupling, trees, sizes, layouts)
+        return self._module(self._tensors(plan, layouts, self.groups), self.groups)
+
+    def truncated(self, width: float) -> WeightChain:
+        """The nested chain whose full width is this student: it holds every narrower one.
+
+        Args:
+            width: share of the channels in every group, in (0, 1].
+
+        Raises:
+            ValueError: a chain of kind "oskt", whose rows serve all widths, or width out of range.
+        """
+        if self.kind != "nested" or self.template is None:
+            raise ValueError(
+                f"WeightChain.truncated: chain must be nested, got kind {self.kind!r}. "
+                "A published chain cannot be cut: its columns stay at teacher width."
+            )
+        sizes = self.resolve(width)
+        layouts = self._layouts()
+        tensors = self.expand(sizes)
+
+        def section(roles: Sequence[str]) -> Tensor:
+            parts = [tensors[t.name].flatten() for t in layouts if t.role in roles]
+            return torch.cat(parts) if parts else torch.empty(0)
+
+        trees = {g: p for g, p in self.partitions.items() if isinstance(p, MergeTree)}
+        return WeightChain(
+            self.coupling.resized(sizes),
+            {name: tree.truncated(sizes[name]) for name, tree in trees.items()},
+            *map(section, (WEIGHTS, VECTORS, STATISTICS)),
+            self.plain,
+            absent=self.absent,
+            template=students.narrow(self.template, self.coupling, sizes),
+            meta={"whole": self.groups, **self.meta},
+        )
 
     def verify(self, *, quiet: bool = False) -> float:
-        """Measure that `exact` students of every width compute the S-Student's function.
+        """Measure the chain's identity on random inputs of the traced shapes, in float64.
 
-        Runs random inputs of the traced shapes through both in float64, prints the relative
-        deviation per width unless `quiet`, and returns the largest.
+        Kind "oskt": `exact` students of every width compute the S-Student's function. Nested: a
+        student computes the function of `tied`. Prints the relative deviation per width unless
+        `quiet`, and returns the largest.
         """
         worst = 0.0
         for label, deviation in verification.deviations(self):
@@ -379,7 +457,7 @@ class WeightChain:
                 "statistics": self.statistics,
             },
             self.plain,
-            self.clusterings,
+            self.partitions,
             {"coupling": self.coupling.to_json(), "absent": sorted(absent), "meta": self.meta},
         )
 
@@ -390,19 +468,20 @@ class WeightChain:
         Raises:
             ValueError: truncated, edited or foreign file; template of another architecture.
         """
-        sections, plain, clusterings, header = chain_file.read(path)
+        sections, plain, partitions, header = chain_file.read(path)
         coupling = Coupling.from_json(header["coupling"])
         spec = header["meta"].get("spec")
         if template is None and spec is not None:
             with torch.device("meta"):
                 template = models.build(spec)
         if template is not None:
-            chain_file.check_template(path, template, coupling)
-            template = on_meta(template, buffers=False)
+            whole = coupling.resized(header["meta"].get("whole", {}))
+            chain_file.check_template(path, template, whole)
+            template = students.narrow(template, coupling, {})
         storage = sections["statistics"].dtype
         return WeightChain(
             coupling,
-            clusterings,
+            partitions,
             sections["weights"].to(storage),
             sections["vectors"].to(storage),
             sections["statistics"],
@@ -413,7 +492,7 @@ class WeightChain:
         )
 
 
-def _clusters(coupling: Coupling, width: float, given: Mapping[str, int]) -> dict[str, int]:
+def _narrowest(coupling: Coupling, width: float, given: Mapping[str, int]) -> dict[str, int]:
     named = widths.resolve(coupling, given, {})
     return {
         name: named.get(name, widths.round_width(group, width))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from oskt import expansion
 from oskt.checkpoint import read_tensors, write_tensors
 from oskt.coupling import Coupling
+from oskt.expansion import Partitions
+from oskt.merge_tree import MergeTree
 from oskt.widths import Clustering
 
 FORMAT = "oskt-chain/1"
@@ -23,31 +25,46 @@ def write(
     path: str | Path,
     sections: Mapping[str, Tensor],
     plain: Mapping[str, Tensor],
-    clusterings: Mapping[str, Clustering],
+    partitions: Partitions,
     header: Mapping[str, Any],
 ) -> None:
-    """Flat sections, plain tensors, and labels as the smallest integers that hold them."""
-    tensors = {
-        **sections,
-        **{f"plain.{name}": tensor for name, tensor in plain.items()},
-        **{f"labels.{name}": _small(c.labels) for name, c in clusterings.items()},
-    }
-    blocks = {name: clustering.blocks for name, clustering in clusterings.items()}
-    write_tensors(path, FORMAT, tensors, {**header, "blocks": blocks})
+    """Flat sections, plain tensors, and partitions as the smallest integers that hold them."""
+    tensors = {**sections, **{f"plain.{name}": tensor for name, tensor in plain.items()}}
+    blocks, narrowest = {}, {}
+    for name, partition in partitions.items():
+        blocks[name] = partition.blocks
+        if isinstance(partition, MergeTree):
+            narrowest[name] = partition.narrowest
+        for field in _fields(name in narrowest):
+            tensors[f"{field}.{name}"] = _small(getattr(partition, field))
+    header = {**header, "blocks": blocks, "narrowest": narrowest}
+    write_tensors(path, FORMAT, tensors, header)
 
 
 def read(
     path: str | Path,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Clustering], dict[str, Any]]:
-    """(sections, plain tensors, clusterings, header) of a file of `write`."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Partitions, dict[str, Any]]:
+    """(sections, plain tensors, partitions, header) of a file of `write`."""
     tensors, header = read_tensors(path, FORMAT)
     sections = {name: tensors[name] for name in SECTIONS}
     plain = {n.removeprefix("plain."): t for n, t in tensors.items() if n.startswith("plain.")}
-    clusterings = {
-        name: Clustering(tensors[f"labels.{name}"].numpy().astype(np.int64), blocks)
-        for name, blocks in header["blocks"].items()
-    }
-    return sections, plain, clusterings, header
+    narrowest = header.get("narrowest", {})  # files from before nested chains have none
+    partitions: dict[str, Clustering | MergeTree] = {}
+    for name, blocks in header["blocks"].items():
+        arrays = [
+            tensors[f"{field}.{name}"].numpy().astype(np.int64)
+            for field in _fields(name in narrowest)
+        ]
+        partitions[name] = (
+            MergeTree(*arrays, narrowest[name], blocks)
+            if name in narrowest
+            else Clustering(*arrays, blocks)
+        )
+    return sections, plain, partitions, header
+
+
+def _fields(nested: bool) -> tuple[str, ...]:
+    return ("order", "parent", "sizes") if nested else ("labels",)
 
 
 def training_only(coupling: Coupling) -> set[str]:
@@ -56,8 +73,9 @@ def training_only(coupling: Coupling) -> set[str]:
     return {layout.name for layout in weights if layout.name not in coupling.positions}
 
 
-def _small(labels: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(labels.astype(np.uint8 if labels.max() < 256 else np.int16))
+def _small(values: np.ndarray[Any, Any]) -> Tensor:
+    small = 0 <= values.min() and values.max() < 256
+    return torch.from_numpy(values.astype(np.uint8 if small else np.int16))
 
 
 def check_template(path: str | Path, template: nn.Module, coupling: Coupling) -> None:

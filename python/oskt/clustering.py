@@ -1,8 +1,8 @@
-"""Which channels of a group become one chain row: rows to cluster, and the clusterings."""
+"""Which channels of a group go together: rows to cluster, clusterings and merge trees."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 import oskt_ext
 from oskt.coupling import ChannelGroup, Coupling
+from oskt.merge_tree import MergeTree
 from oskt.widths import Clustering
 
 ROWS = ("folded", "published", "published-cosine")
@@ -42,18 +43,16 @@ def cluster_channels(
     Returns:
         group -> Clustering, and group -> share of the rows' variance that the clusters lose, 0..1.
     """
-    if rows not in ROWS or method not in METHODS:
+    if method not in METHODS:
         raise ValueError(
-            f"cluster_channels: rows must be one of {ROWS} and method one of {METHODS}, got "
-            f"rows={rows!r}, method={method!r}. Choose from the lists."
+            f"cluster_channels: method must be one of {METHODS}, got {method!r}. Choose one."
         )
     names = [g for g in coupling.free if clusters[g] < coupling.groups[g].size]
-    problems, counts = [], []
+    problems = _problems(coupling, tensors, names, rows)
+    counts: list[int] = []
     for name in names:
-        group = coupling.groups[name]
-        matrix = _rows(coupling, tensors, group, rows)
-        problems += [part.contiguous() for part in matrix.chunk(group.blocks)]
-        counts += [clusters[name] // group.blocks] * group.blocks
+        blocks = coupling.groups[name].blocks
+        counts += [clusters[name] // blocks] * blocks
     labels, inertia = _cluster(problems, counts, method, seed) if problems else ([], [])
     spread = [float((p - p.mean(0)).square().sum()) for p in problems]
     clusterings, loss, start = {}, {}, 0
@@ -69,6 +68,56 @@ def cluster_channels(
         if name not in clusterings:
             clusterings[name] = Clustering(np.arange(group.size), group.blocks)
     return clusterings, loss
+
+
+def merge_channels(
+    coupling: Coupling,
+    tensors: Mapping[str, Tensor],
+    narrowest: Mapping[str, int],
+    *,
+    rows: str = "folded",
+) -> tuple[dict[str, MergeTree], dict[str, list[float]]]:
+    """Ward's merge tree of every free group, all in one batched call.
+
+    Args:
+        coupling, tensors, rows: as for cluster_channels.
+        narrowest: group -> the narrowest width that will be trained, in whole blocks.
+
+    Returns:
+        group -> MergeTree, and group -> what each split, from position 1 on, takes off the sum of
+        squares, as a share of the whole: [N - 1] per block.
+    """
+    names = list(coupling.free)
+    trees = oskt_ext.merge_trees(_problems(coupling, tensors, names, rows))
+    result, heights, start = {}, {}, 0
+    for name in names:
+        blocks = coupling.groups[name].blocks
+        mine = slice(start, start + blocks)
+        order, parent, height = (
+            np.concatenate([t.cpu().numpy() for t in part[mine]])
+            for part in (trees.order, trees.parent, trees.height)
+        )
+        order, parent = order.astype(np.int64), parent.astype(np.int64)
+        result[name] = MergeTree(order, parent, np.ones_like(order), narrowest[name], blocks)
+        splits = height[np.arange(len(height)) % (len(height) // blocks) > 0]
+        heights[name] = (splits / max(splits.sum(), 1e-300)).round(6).tolist()
+        start += blocks
+    return result, heights
+
+
+def _problems(
+    coupling: Coupling, tensors: Mapping[str, Tensor], names: Iterable[str], rows: str
+) -> list[Tensor]:
+    """The row matrices to cluster: one per block of every group."""
+    if rows not in ROWS:
+        raise ValueError(f"clustering: rows must be one of {ROWS}, got {rows!r}. Choose one.")
+    return [
+        part.contiguous()
+        for name in names
+        for part in _rows(coupling, tensors, coupling.groups[name], rows).chunk(
+            coupling.groups[name].blocks
+        )
+    ]
 
 
 def _cluster(

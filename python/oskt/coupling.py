@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -102,6 +102,18 @@ class Coupling:
         if layout.columns:
             shape[1] = self.axis_size(layout.columns, widths) // layout.groups
         return tuple(shape)
+
+    def resized(self, widths: Mapping[str, int]) -> Coupling:
+        """The coupling of the student with the given widths."""
+        groups = {
+            name: replace(group, size=widths.get(name, group.size))
+            for name, group in self.groups.items()
+        }
+        layouts = {
+            name: replace(layout, shape=self.shape(name, widths))
+            for name, layout in self.layouts.items()
+        }
+        return replace(self, groups=groups, layouts=layouts)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value from which `from_json` makes an equal Coupling."""

@@ -1,22 +1,24 @@
-"""From a coupling and widths to the plan of the expand operator: the only place that knows how a
-published chain becomes ragged lists."""
+"""From a coupling and widths to the plan of the expand operator: the only place that knows how
+chains become ragged lists."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from oskt.coupling import Coupling, TensorLayout
+from oskt.merge_tree import MergeTree
 from oskt.widths import Clustering, cut
 from oskt_ext import ExpansionPlan, IndexMap, RefiningItem, RefiningPlan
 
-MapOf = Callable[[str], IndexMap]
 Clusterings = Mapping[str, Clustering]
+Partitions = Mapping[str, Clustering | MergeTree]
 
 
 def layouts_of(
@@ -38,46 +40,47 @@ def split(flat: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor
     return {name: part.view(tuple(shape)) for (name, shape), part in zip(shapes.items(), parts)}
 
 
+@dataclass(frozen=True, eq=False)
+class GroupMaps:
+    """How the entries of one group are read, for each part that it plays in a tensor."""
+
+    weight: IndexMap  # as rows of a weight
+    column: IndexMap
+    vector: IndexMap
+    statistic: IndexMap
+
+    @staticmethod
+    def identity(size: int) -> GroupMaps:
+        one = IndexMap.identity(size)
+        return GroupMaps(one, one, one, one)
+
+
 class _Items:
     """Builds plan items from per-group maps; equal axes share one map."""
 
-    def __init__(
-        self,
-        coupling: Coupling,
-        row_map: MapOf,
-        column_map: MapOf,
-        vector_map: MapOf,
-        statistic_map: MapOf,
-    ) -> None:
+    def __init__(self, coupling: Coupling, maps_of: Callable[[str], GroupMaps]) -> None:
         self.coupling = coupling
-        self.of_role = {"weight": row_map, "vector": vector_map, "statistic": statistic_map}
-        self.column_map = column_map
+        self.maps = {name: maps_of(name) for name in coupling.groups}
         self.made: dict[tuple[object, ...], IndexMap] = {}
         self.one = IndexMap.identity(1)
 
-    def axis(self, kind: str, make: MapOf, axis: Sequence[tuple[str, int]]) -> tuple[IndexMap, int]:
+    def axis(self, part: str, axis: Sequence[tuple[str, int]]) -> tuple[IndexMap, int]:
         """The map of an axis and the area that stays beside it (a common area of one run)."""
         area = axis[0][1] if len(axis) == 1 else 1
-        key = (kind, tuple(axis))
+        key = (part, tuple(axis))
         if key not in self.made:
-            maps = [self.group(kind, make, group) for group, _ in axis]
+            maps = [getattr(self.maps[group], part) for group, _ in axis]
             if len(axis) > 1:
                 maps = [_with_area(m, run_area) for m, (_, run_area) in zip(maps, axis)]
             self.made[key] = IndexMap.concatenate(maps)
         return self.made[key], area
 
-    def group(self, kind: str, make: MapOf, group: str) -> IndexMap:
-        key = (kind, group)
-        if key not in self.made:
-            self.made[key] = make(group)
-        return self.made[key]
-
     def of(self, layout: TensorLayout) -> list[tuple[IndexMap, IndexMap, int]]:
-        rows, row_area = self.axis(layout.role, self.of_role[layout.role], layout.rows)
+        rows, row_area = self.axis(layout.role, layout.rows)
         rest = math.prod(layout.shape) // self.coupling.axis_size(layout.rows, {})
         if not layout.columns:
             return [(rows, self.one, rest * row_area)]
-        columns, column_area = self.axis("column", self.column_map, layout.columns)
+        columns, column_area = self.axis("column", layout.columns)
         read = self.coupling.axis_size(layout.columns, {}) // layout.groups
         rows, area = _with_area(rows, row_area), rest // read * column_area
         if layout.groups == 1:
@@ -120,55 +123,80 @@ def _plan(items: _Items, layouts: Iterable[TensorLayout]) -> ExpansionPlan:
 
 def student_plan(
     coupling: Coupling,
-    clusterings: Clusterings,
+    partitions: Partitions,
     widths: Mapping[str, int],
     norm: str,
     layouts: Sequence[TensorLayout],
 ) -> ExpansionPlan:
-    """Chain -> student: rows are copied, columns summed over blocks, vectors averaged.
+    """Chain -> student, of either kind.
 
-    norm "interpolate": a copy's vectors are the mean over its own block (published); "exact": over
-    its whole cluster. Statistics are copied like rows.
+    Clustering: rows are copied, columns summed over blocks, vectors averaged: with norm
+    "interpolate" over a copy's own block (published), with "exact" over its whole cluster.
+    Statistics are copied like rows. MergeTree: columns are summed over the clusters at the cut,
+    all else averaged; `norm` says nothing.
     """
-    copies = {g: cut(clusterings[g], n) for g, n in widths.items() if g in clusterings}
 
-    def rows(g: str) -> IndexMap:
-        if g not in copies:
-            return IndexMap.identity(coupling.groups[g].size)
-        return IndexMap.select(copies[g].rows, clusterings[g].size)
+    def maps_of(group: str) -> GroupMaps:
+        size = coupling.groups[group].size
+        if group not in partitions:
+            return GroupMaps.identity(size)
+        partition, n = partitions[group], widths.get(group, size)
+        if isinstance(partition, MergeTree):
+            labels = partition.cut(n).labels
+            mean = IndexMap.clusters(labels, mean=True, shares=partition.shares())
+            return GroupMaps(mean, IndexMap.clusters(labels), mean, mean)
+        copies = cut(partition, n)
+        rows = IndexMap.select(copies.rows, partition.size)
+        averaged = copies.blocks
+        if norm == "exact":
+            clusters = partition.members()
+            averaged = [clusters[row] for row in copies.rows]
+        columns = IndexMap.lists(copies.blocks, size)
+        return GroupMaps(rows, columns, IndexMap.lists(averaged, size, mean=True), rows)
 
-    def lists(g: str, *, mean: bool, whole: bool = False) -> IndexMap:
-        size = coupling.groups[g].size
-        if g not in copies:
-            return IndexMap.identity(size)
-        members = clusterings[g].members() if whole else []
-        blocks = [members[r] for r in copies[g].rows] if whole else copies[g].blocks
-        return IndexMap.lists(blocks, size, mean=mean)
-
-    items = _Items(
-        coupling,
-        rows,
-        lambda g: lists(g, mean=False),
-        lambda g: lists(g, mean=True, whole=norm == "exact"),
-        rows,
-    )
-    return _plan(items, layouts)
+    return _plan(_Items(coupling, maps_of), layouts)
 
 
 def chain_plan(
-    coupling: Coupling, clusterings: Clusterings, layouts: Sequence[TensorLayout]
+    coupling: Coupling, partitions: Partitions, layouts: Sequence[TensorLayout]
 ) -> ExpansionPlan:
-    """Teacher -> chain: a row is the mean of its members, columns and vectors stay as they are."""
+    """Teacher -> chain: with a Clustering a row is the mean of its members, as a statistic is;
+    columns, vectors and everything of a MergeTree stay as they are."""
 
-    def same(g: str) -> IndexMap:
-        return IndexMap.identity(coupling.groups[g].size)
+    def maps_of(group: str) -> GroupMaps:
+        size = coupling.groups[group].size
+        partition = partitions.get(group)
+        same = GroupMaps.identity(size)
+        if not isinstance(partition, Clustering):
+            return same
+        means = IndexMap.clusters(partition.labels, mean=True)
+        return GroupMaps(means, same.column, same.vector, means)
 
-    def means(g: str) -> IndexMap:
-        if g not in clusterings:
-            return same(g)
-        return IndexMap.lists(clusterings[g].members(), coupling.groups[g].size, mean=True)
+    return _plan(_Items(coupling, maps_of), layouts)
 
-    return _plan(_Items(coupling, means, same, same, means), layouts)
+
+def tied_plan(
+    coupling: Coupling,
+    partitions: Mapping[str, MergeTree],
+    widths: Mapping[str, int],
+    layouts: Sequence[TensorLayout],
+) -> ExpansionPlan:
+    """Nested chain -> network of full width in which the members of every cluster at the cut are
+    equal (means of rows, vectors and statistics): it computes what the student computes."""
+
+    def maps_of(group: str) -> GroupMaps:
+        size = coupling.groups[group].size
+        same = GroupMaps.identity(size)
+        if group not in partitions:
+            return same
+        tree = partitions[group]
+        clustering = tree.cut(widths[group])
+        clusters = clustering.members()
+        members = [clusters[label] for label in clustering.labels]
+        mean = IndexMap.lists(members, size, mean=True, shares=tree.shares())
+        return GroupMaps(mean, same.column, mean, mean)
+
+    return _plan(_Items(coupling, maps_of), layouts)
 
 
 def refining_plan(

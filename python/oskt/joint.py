@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import oskt_ext
-from oskt import expansion
+from oskt import expansion, students
 from oskt.chain import VECTORS, WEIGHTS, WeightChain
 
 
@@ -46,6 +46,11 @@ class JointModel(nn.Module):
                 f"JointModel: chain must hold all its weights, got one without {chain.absent[0]}. "
                 "Make it with from_teacher, or save it with classifier=True."
             )
+        if chain.kind != "oskt":
+            raise ValueError(
+                f"JointModel: chain must be of kind 'oskt', got {chain.kind!r}. "
+                "Nested chains are trained by a NestedRecipe, such as demo-nested."
+            )
         coupling = chain.coupling
         self._chain = chain
         self.teacher = teacher
@@ -55,18 +60,14 @@ class JointModel(nn.Module):
         layouts = expansion.layouts_of(coupling, WEIGHTS + VECTORS)
         self.shapes = {t.name: coupling.shape(t.name, chain.widths) for t in layouts}
         self.plan = expansion.student_plan(
-            coupling, chain.clusterings, chain.widths, "interpolate", layouts
+            coupling, chain.partitions, chain.widths, "interpolate", layouts
         )
         self.refining, self.refined_names = expansion.refining_plan(
-            coupling, chain.clusterings, expansion.layouts_of(coupling, WEIGHTS), form
+            coupling, chain.partitions, expansion.layouts_of(coupling, WEIGHTS), form
         )
         student = chain.student(widths=chain.widths).train()
         self.supplied = [name for name, _ in student.named_parameters()]
-        for name in self.supplied:  # functional_call supplies these; only buffers are the module's
-            owner = student.get_submodule(name.rpartition(".")[0])
-            empty = nn.Parameter(torch.empty(0), requires_grad=False)
-            setattr(owner, name.rpartition(".")[2], empty)
-        self.student = student
+        self.student = students.hollow(student, statistics=True)
 
     def _apply(self, fn: Any, recurse: bool = True) -> JointModel:
         super()._apply(fn, recurse)

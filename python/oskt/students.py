@@ -37,11 +37,25 @@ def narrow(template: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -
             setattr(owner, leaf, nn.Parameter(new, old.requires_grad))
         else:
             owner.register_buffer(leaf, new, leaf not in owner._non_persistent_buffers_set)
-        if layout.role == "weight":
-            _resize_layer(owner, tuple(old.shape), tuple(new.shape), layout.groups)
-        elif hasattr(owner, "num_features"):
+        if layout.role != "weight" and hasattr(owner, "num_features"):
             owner.num_features = new.shape[0]  # type: ignore[assignment]
+    resize(student, coupling, widths)
     return student
+
+
+def resize(module: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -> None:
+    """Set the channel counts that convolutions and linears carry beside their weights."""
+    for name, layout in coupling.layouts.items():
+        if layout.role != "weight":
+            continue
+        layer = _owner(module, name)[0]
+        rows, columns = (*coupling.shape(name, widths), 1)[:2]
+        if isinstance(layer, nn.modules.conv._ConvNd):
+            if layer.groups > 1 and layout.groups == 1:  # depthwise: groups follow the channels
+                layer.groups = layer.groups * rows // layer.out_channels
+            layer.out_channels, layer.in_channels = rows, columns * layer.groups
+        elif isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = rows, columns
 
 
 def fill(
@@ -99,17 +113,6 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     return module.get_submodule(path), leaf
 
 
-def _resize_layer(
-    layer: nn.Module, old: tuple[int, ...], new: tuple[int, ...], groups: int
-) -> None:
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        if layer.groups > 1 and groups == 1:  # depthwise: groups follow the channels
-            layer.groups = layer.groups * new[0] // old[0]
-        layer.out_channels, layer.in_channels = new[0], new[1] * layer.groups
-    elif isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = new
-
-
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Build the network of a model file (teacher or student) and load its numbers.
 
@@ -141,6 +144,20 @@ def restore_frozen(model: nn.Module) -> None:
     """BNNeck's bias is not trained; loading with assign=True must not make it so."""
     for name in getattr(model, "untrained", ()):
         model.get_parameter(name).requires_grad_(False)
+
+
+def hollow(module: nn.Module, *, statistics: bool) -> nn.Module:
+    """A structure whose parameters functional_call supplies, at any width (see `resize`).
+
+    Its own parameters become empty, and without `statistics` its batch norms keep none.
+    """
+    for owner in module.modules():
+        for leaf in [name for name, _ in owner.named_parameters(recurse=False)]:
+            setattr(owner, leaf, nn.Parameter(torch.empty(0), requires_grad=False))
+        if isinstance(owner, nn.modules.batchnorm._BatchNorm) and not statistics:
+            owner.running_mean = owner.running_var = owner.num_batches_tracked = None
+            owner.track_running_stats = False
+    return module
 
 
 @torch.no_grad()

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from oskt.coupling import AxisRuns, Coupling
+from oskt.expansion import Partitions
+from oskt.merge_tree import MergeTree
 from oskt.widths import Clustering, cut
 
 if TYPE_CHECKING:
     from oskt.chain import WeightChain
 
     MakeChain = Callable[
-        [nn.Module, Coupling, Mapping[str, Clustering], Mapping[str, object]], WeightChain
+        [nn.Module, Coupling, Partitions, Mapping[str, object]], WeightChain
     ]
 
 # float64 forwards of equal functions differ by the order of sums: about 1e-16 per layer times
@@ -64,7 +66,7 @@ def checked(
 
 
 def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
-    """(width label, relative deviation from the S-Student) of exact students, in float64."""
+    """(width label, relative deviation) of the chain's identity at several widths, in float64."""
     generator = torch.Generator().manual_seed(0)
     inputs = [
         torch.randn(shape, dtype=torch.float64, generator=generator)
@@ -129,13 +131,21 @@ def _run(module: nn.Module, inputs: Sequence[Tensor], forms: Sequence[bool]) -> 
 
 
 def _relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> float:
-    """Largest deviation of the exact student from the S-Student whose channels it repeats."""
+    """Largest deviation of a wide network from the narrow one whose channels it repeats.
+
+    Published chain: the exact student of the given widths and the S-Student. Nested chain: the tied
+    network of full width and the student of the given widths.
+    """
     # The training form needs weights that a chain file may leave out.
     forms = (False,) if chain.absent else (True, False)
-    base = _run(chain.student(widths=chain.widths, norm="exact"), inputs, forms)
-    wide = _run(chain.student(widths=sizes, norm="exact"), inputs, forms)
+    if chain.kind == "nested":
+        narrow, wide = chain.student(widths=sizes), chain.tied(sizes)
+    else:
+        narrow = chain.student(widths=chain.widths, norm="exact")
+        wide = chain.student(widths=sizes, norm="exact")
+    base = _run(narrow, inputs, forms)
     worst = 0.0
-    for x, y, axes in zip(wide, base, chain.coupling.outputs[-len(base) :]):
+    for x, y, axes in zip(_run(wide, inputs, forms), base, chain.coupling.outputs[-len(base) :]):
         for dim, axis in enumerate(axes):
             if axis:
                 y = y.index_select(dim, _repeats(chain, sizes, axis))
@@ -146,12 +156,16 @@ def _relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Ten
 
 
 def _repeats(chain: WeightChain, sizes: Mapping[str, int], axis: AxisRuns) -> Tensor:
-    """For every entry of a student's axis, the entry of the S-Student's that it repeats."""
+    """For every entry of the wide network's axis, the entry of the narrow one's that it repeats."""
     parts, start = [], 0
     for group, area in axis:
-        clustering = chain.clusterings.get(group)
-        count = chain.coupling.groups[group].size if clustering is None else clustering.size
-        rows = np.arange(count) if clustering is None else cut(clustering, sizes[group]).rows
+        partition = chain.partitions.get(group)
+        if partition is None:
+            rows = np.arange(chain.coupling.groups[group].size)
+        elif isinstance(partition, MergeTree):
+            rows = partition.cut(sizes[group]).labels
+        else:
+            rows = cut(partition, sizes[group]).rows
         parts.append((rows[:, None] * area + np.arange(area)).ravel() + start)
-        start += count * area
+        start += (int(rows.max()) + 1) * area
     return torch.from_numpy(np.concatenate(parts))

@@ -31,6 +31,21 @@ class Clustering:
         """M."""
         return int(self.labels.max()) + 1
 
+    @property
+    def rows(self) -> int:
+        """Rows that a chain keeps of every weight."""
+        return self.size
+
+    @property
+    def narrowest(self) -> int:
+        """The width of the S-Student, which is trained."""
+        return self.size
+
+    @property
+    def least(self) -> int:
+        """The narrowest student that exists."""
+        return self.size
+
     def members(self) -> list[NDArray[np.int64]]:
         """The channels of every cluster, ascending."""
         order = np.argsort(self.labels, kind="stable")

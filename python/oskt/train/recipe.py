@@ -199,6 +199,29 @@ class RefineRecipe(Recipe):
         return self.alpha * progress if self.alpha_ramp == "linear" else self.alpha
 
 
+@dataclass(frozen=True, kw_only=True)
+class NestedRecipe(RefineRecipe):
+    """How a nested chain is trained: the sandwich rule with in-place distillation.
+
+    Source:
+        Universally slimmable networks (Yu & Huang 2019); no refining loss, for there is one set of
+        weights.
+
+    Example:
+        >>> NestedRecipe().random_widths
+        2
+    """
+
+    alpha: float = _flag(0.0, "no refining loss: 0")
+    distill: float = _flag(4.0, "weight of KL(teacher || student) on the logits, >= 0")
+    random_widths: int = _flag(2, "students of random widths in every step, >= 0")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.alpha == 0, "alpha", "0", "Nested chains have one set of weights.")
+        self._require(self.random_widths >= 0, "random_widths", ">= 0", "2 is usual.")
+
+
 def learning_rate(recipe: Recipe, epochs_done: float) -> float:
     """The rate of the step before which `epochs_done` epochs are done.
 
@@ -272,6 +295,7 @@ RECIPES: dict[str, Recipe] = {
     # `oskt demo`.
     "demo-teacher": Recipe(epochs=18, **_DEMO),
     "demo-refine": RefineRecipe(epochs=18, alpha=0.05, distill=4.0, **_DEMO),
+    "demo-nested": NestedRecipe(epochs=18, **_DEMO),
     # Small networks underfit: erased images cost the narrowest 24 points of mAP from scratch.
     "demo-student": Recipe(epochs=6, erasing=0.0, **_DEMO),
 }

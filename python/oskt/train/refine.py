@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from oskt.checkpoint import provenance, save_model
 from oskt.joint import JointModel
 from oskt.losses import ReIDLoss, distillation
+from oskt.nested import NestedModel
 from oskt.train.loop import Batches, fit
 from oskt.train.process import World
-from oskt.train.recipe import RefineRecipe
+from oskt.train.recipe import NestedRecipe, RefineRecipe
 from oskt.train.teacher import describe, output_sizes
 
 if TYPE_CHECKING:
@@ -107,7 +108,11 @@ def refine_chain(
         (the same function); it is evaluated too; distillation is ours.
     """
     out = Path(out)
-    joint = JointModel(teacher, chain)
+    joint: JointModel | NestedModel
+    if isinstance(recipe, NestedRecipe):
+        joint = NestedModel(teacher, chain, recipe.random_widths)
+    else:
+        joint = JointModel(teacher, chain)
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
     path = out / "chain.safetensors"
     world = World.from_environment()

@@ -1,0 +1,113 @@
+"""Joint training of a nested chain: one set of weights, several widths in every step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import oskt_ext
+from oskt import expansion, students
+from oskt.chain import VECTORS, WEIGHTS, WeightChain
+from oskt.widths import round_width
+from oskt_ext import ExpansionPlan
+
+
+class NestedModel(nn.Module):
+    """A teacher and, in every step, students merged from its own weights: the sandwich rule.
+
+    There is no tensor but the teacher's: a student's rows are means and its columns sums over the
+    clusters at its cut, one differentiable operator call, so that its gradient trains the teacher's
+    weights. Each step runs full width, the narrowest width, and `random_widths` widths drawn between
+    the two: one share for all groups or a share of its own for every group, turn about.
+
+    Args:
+        teacher: the module that the chain was made from; trained in place.
+        chain: WeightChain.from_teacher(teacher, ..., kind="nested").
+        random_widths: students per step beside the narrowest, >= 0.
+
+    Source: the sandwich rule is of universally slimmable networks (Yu & Huang 2019, section 3.2);
+    differences: nested clusters in place of leading channels, and no norm statistics of students
+    in training but the narrowest's.
+    """
+
+    def __init__(self, teacher: nn.Module, chain: WeightChain, random_widths: int = 2) -> None:
+        super().__init__()
+        if chain.kind != "nested":
+            raise ValueError(
+                f"NestedModel: chain must be of kind 'nested', got {chain.kind!r}. "
+                "Published chains are trained by a RefineRecipe, such as paper-refine."
+            )
+        if chain.absent:
+            raise ValueError(
+                f"NestedModel: chain must hold all its weights, got one without {chain.absent[0]}. "
+                "Make it with from_teacher, or save it with classifier=True."
+            )
+        self._chain = chain
+        self.teacher = teacher
+        self.random_widths = random_widths
+        self.layouts = expansion.layouts_of(chain.coupling, WEIGHTS + VECTORS)
+        self.plan = self.plan_of(chain.widths)
+        student = chain.student(widths=chain.widths).train()
+        self.supplied = [name for name, _ in student.named_parameters()]
+        self.student = students.hollow(student, statistics=True)
+        self.random_student = students.hollow(copy.deepcopy(student), statistics=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NestedModel:
+        super()._apply(fn, recurse)
+        self.plan = self.plan.to(next(self.teacher.parameters()).device)
+        return self
+
+    def plan_of(self, widths: Mapping[str, int]) -> ExpansionPlan:
+        chain = self._chain
+        return expansion.student_plan(
+            chain.coupling, chain.partitions, widths, "interpolate", self.layouts
+        )
+
+    def draw_widths(self, number: int) -> dict[str, int]:
+        """Widths of the `number`-th random student of a step, from torch's CPU generator."""
+        chain = self._chain
+        free = chain.coupling.free
+        per_group = number % 2
+        shares = torch.rand(len(free)) if per_group else torch.rand(1).expand(len(free))
+        drawn = {}
+        for (name, group), share in zip(free.items(), shares.tolist()):
+            least = chain.widths[name] / group.size
+            drawn[name] = round_width(group, least + share * (1 - least), chain.widths[name])
+        return drawn
+
+    def forward(self, images: Tensor) -> tuple[object, ...]:
+        """The outputs of the teacher, of the narrowest student, and of the random ones."""
+        chain = self._chain
+        teacher = dict(self.teacher.named_parameters())
+        flat = torch.cat([teacher[layout.name].flatten() for layout in self.layouts])
+        rest = {name: teacher[name] for name in self.supplied if name in chain.plain}
+
+        def run(module: nn.Module, widths: Mapping[str, int], plan: ExpansionPlan) -> object:
+            shapes = {t.name: chain.coupling.shape(t.name, widths) for t in self.layouts}
+            tensors = expansion.split(oskt_ext.expand(flat, plan), shapes)
+            return functional_call(module, {**tensors, **rest}, (images,))
+
+        outputs = [self.teacher(images), run(self.student, chain.widths, self.plan)]
+        for number in range(self.random_widths):
+            widths = self.draw_widths(number)
+            students.resize(self.random_student, chain.coupling, widths)
+            outputs.append(run(self.random_student, widths, self.plan_of(widths).to(flat.device)))
+        return tuple(outputs)
+
+    @torch.no_grad()
+    def to_chain(self) -> WeightChain:
+        """The chain so far: the teacher's weights, vectors and statistics under the same trees."""
+        chain = self._chain
+        return WeightChain.of_partitions(self.teacher, chain.coupling, chain.partitions, chain.meta)
+
+    def s_student(self) -> nn.Module:
+        """The narrowest student as a module of its own, in evaluation mode."""
+        student = self.to_chain().student(widths=self._chain.widths)
+        buffers = {name: buffer.detach() for name, buffer in self.student.named_buffers()}
+        student.load_state_dict({**student.state_dict(), **buffers})
+        return student
