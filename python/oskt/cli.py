@@ -28,7 +28,7 @@ app = typer.Typer(
     epilog="Start with `oskt demo`. Each stage reads the file that the one before it wrote: "
     "teacher -> refine -> expand -> finetune -> evaluate.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Draw a pedestrian data set, or check a folder.")
+data_app = typer.Typer(no_args_is_help=True, help="Draw a pedestrian data set, or check any.")
 app.add_typer(data_app, name="data")
 
 Data = Annotated[
@@ -72,7 +72,7 @@ def data_make(
         root, train_ids=train_ids, test_ids=test_ids, images_per_id=images_per_id,
         cameras=cameras, height=height, width=width, seed=seed, workers=workers,
     )  # fmt: skip
-    console.print(read_data(root).describe())
+    typer.echo(read_data(root).describe())
     if sheet is not None:
         contact_sheet(root, sheet)
         console.print(f"contact sheet: {sheet}")
@@ -92,7 +92,7 @@ def data_check(
     of the training identities to keep) and seed=N (of that choice). Quote them in the shell.
     """
     report = check_data(root)
-    console.print(report.describe(), highlight=False, soft_wrap=True, markup=False)
+    typer.echo(report.describe())
     if not report.ok:
         raise typer.Exit(1)
 
@@ -235,7 +235,7 @@ def evaluate(
     network, meta = students.load_model(model)
     trained = meta.get("recipe", {})
     images = read_data(data)
-    console.print(f"data: {images.root}: {images.title}", highlight=False, soft_wrap=True)
+    typer.echo(f"data: {images.root}: {images.title}")
     result = score(
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
         images,
@@ -279,7 +279,7 @@ def info(chain: Annotated[Path, typer.Argument(help="chain file")]) -> None:
 
 def _open(data: str, recipe: Recipe, run: RunOptions) -> ReIDData:
     folder = ReIDData(data, recipe, corrupt=run.corrupt, device=run.device, workers=run.workers)
-    console.print(folder.set.describe(), highlight=False, soft_wrap=True, markup=False)
+    typer.echo(folder.set.describe())
     return folder
 
 

@@ -91,12 +91,12 @@ class ReIDSet:
 
     def describe(self) -> str:
         """Where it lies, what it is, and the counts as a table."""
-        lines = [
-            f"{self.root}: {self.title}",
-            f"{'split':<8}" + "".join(f"{c:>13}" for c in COUNTS),
-        ]
+        widths = {column: max(9, len(column) + 2) for column in COUNTS}
+        head = "".join(f"{column:>{width}}" for column, width in widths.items())
+        lines = [f"{self.root}: {self.title}", f"{'split':<8}{head}"]
         for split, count in self.counts.items():
-            lines.append(f"{split:<8}" + "".join(f"{count[c]:>13,}" for c in COUNTS))
+            row = "".join(f"{count[column]:>{width},}" for column, width in widths.items())
+            lines.append(f"{split:<8}{row}")
         return "\n".join(lines)
 
 
