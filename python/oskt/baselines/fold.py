@@ -1,0 +1,148 @@
+"""Model Folding: the teacher's channels clustered at the student's width, merged, repaired."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oskt.baselines.starts import complete
+from oskt.chain import WeightChain
+from oskt.clustering import cluster_channels
+from oskt.coupling import Coupling, TensorLayout
+from oskt.widths import Clustering
+
+
+def folding(
+    teacher: nn.Module,
+    coupling: Coupling,
+    widths: Mapping[str, int],
+    *,
+    seed: int = 0,
+    approximate_repair: bool = False,
+) -> nn.Module:
+    """A student whose channels are means of clusters of the teacher's: rows averaged, columns
+    summed.
+
+    A channel is clustered by everything that it owns: the rows that write it, its norm parameters
+    and the columns that read it, side by side as they are. Folding at width n is the published
+    chain of width n at n; the merge is that of WeightChain.
+
+    An average varies less than its members, so the norm after it divides by too much. Two repairs:
+    REPAIR measures the statistics on a few unlabelled batches (`oskt.students.recalibrate` on the
+    result). The approximate one, Fold-AR, needs no data: rows are first divided by the deviation
+    of their norm, and the mean of n channels is taken to have the variance (1 + (n - 1) c) / n, c
+    being the mean cosine between what its channels own.
+
+    Args:
+        teacher: the trained network; left untouched.
+        coupling: its channel groups.
+        widths: group -> channels; groups not named keep the teacher's width.
+        seed: not read: k-means starts from Ward's partition.
+        approximate_repair: Fold-AR; False leaves the means of the members' statistics, to be
+            measured.
+
+    Returns:
+        The student, on the teacher's device, in evaluation mode.
+
+    Raises:
+        ValueError: coupling of another network, or widths out of range.
+
+    Source:
+        Wang et al., ICLR 2025 (arXiv 2502.10216), and the authors' code. Differences: k-means
+        starts from Ward's partition, not from ten random ones; Fold-AR's rescaling of what is
+        clustered by quartiles is left out; it puts 1 / sqrt(v) into gamma and 1 into the variance,
+        we v into the variance: the same function, and gamma keeps its meaning in training. A norm
+        that follows no weight (BNNeck, which it has none of) keeps the mean of its members.
+
+    Example:
+        >>> from oskt.coupling import trace_coupling
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> student = folding(net, trace_coupling(net, torch.zeros(2, 3)), {"0": 2})
+        >>> torch.allclose(student[1].weight.sum(1), net[1].weight.sum(1))
+        True
+    """
+    sizes = complete("folding", teacher, coupling, widths)
+    source = _normalised(teacher, coupling) if approximate_repair else teacher
+    owned = {name: _owned(coupling, source.state_dict(), name) for name in coupling.free}
+    # cluster_channels reads the rows of a group's writers: here one matrix of all that it owns.
+    groups = {name: replace(coupling.groups[name], writers=(name,)) for name in owned}
+    layouts = {
+        name: TensorLayout(name, tuple(matrix.shape), "weight", ((name, 1),))
+        for name, matrix in owned.items()
+    }
+    clusterings, _ = cluster_channels(
+        replace(coupling, groups=groups, layouts=layouts), owned, sizes, rows="published", seed=seed
+    )
+    meta = {"kind": "oskt", "spec": getattr(teacher, "spec", None)}
+    chain = WeightChain.of_partitions(source, coupling, clusterings, meta)
+    student = chain.student(widths=sizes)
+    if approximate_repair:
+        _repair(student, coupling, clusterings, owned)
+    return student
+
+
+def _owned(coupling: Coupling, tensors: Mapping[str, Tensor], group: str) -> Tensor:
+    """(N, D): rows, norm parameters, biases and columns of every channel of a group."""
+    size, parts = coupling.groups[group].size, []
+    for name, layout in coupling.layouts.items():
+        if layout.role not in ("weight", "vector"):
+            continue
+        tensor = tensors[name].detach()
+        if [run for run, _ in layout.rows] == [group]:
+            parts.append(tensor.reshape(size, -1))
+        if [run for run, _ in layout.columns] == [group] and layout.groups == 1:
+            parts.append(tensor.transpose(0, 1).reshape(size, -1))
+    return torch.cat(parts, dim=1)
+
+
+def _normalised(teacher: nn.Module, coupling: Coupling) -> nn.Module:
+    """An equal network in which every norm after a weight has variance 1 (its eps included)."""
+    equal = copy.deepcopy(teacher)
+    before, after = teacher.state_dict(), equal.state_dict()
+    for weight, (_, _, mean, variance) in coupling.norms.items():
+        if mean is None or variance is None:
+            continue
+        eps = _eps(teacher, variance)
+        sigma = (before[variance] + eps).sqrt()
+        bias = weight.removesuffix("weight") + "bias"
+        for name in (weight, mean, *([bias] if bias in before else [])):
+            shape = (-1, *[1] * (before[name].dim() - 1))
+            after[name].copy_(before[name] / sigma.view(shape))
+        after[variance].fill_(1 - eps)
+    return equal
+
+
+def _repair(
+    student: nn.Module,
+    coupling: Coupling,
+    clusterings: Mapping[str, Clustering],
+    owned: Mapping[str, Tensor],
+) -> None:
+    """Set the variance of every norm after a weight to that of the mean of its cluster."""
+    folded = student.state_dict()
+    for _, _, _, variance in coupling.norms.values():
+        runs = coupling.layouts[variance].rows if variance else ()
+        if variance and len(runs) == 1 and runs[0][0] in clusterings:
+            predicted = _variance_of_means(owned[runs[0][0]], clusterings[runs[0][0]])
+            folded[variance].copy_((predicted - _eps(student, variance)).clamp_min(0))
+
+
+def _variance_of_means(owned: Tensor, clustering: Clustering) -> Tensor:
+    """[M]: for every cluster the variance of the mean of its n members, each of variance 1, whose
+    pairwise correlation is on average c, the mean cosine of their rows of `owned` [N, D].
+
+    (1 + (n - 1) c) / n = |sum of the rows at length 1|^2 / n^2, as that square holds every ordered
+    pair, and every row with itself.
+    """
+    members = F.one_hot(torch.from_numpy(clustering.labels)).T.to(owned.device, torch.float64)
+    sums = members @ F.normalize(owned.double(), dim=1)
+    return sums.square().sum(1) / members.sum(1).square()
+
+
+def _eps(module: nn.Module, statistic: str) -> float:
+    return float(module.get_submodule(statistic.rpartition(".")[0]).eps)  # type: ignore[arg-type]
