@@ -88,6 +88,16 @@ class IndexMap:
             int(starts[-1]),
         )
 
+    def take(self, entries: Any) -> IndexMap:
+        """Entry i is this map's entry entries[i]."""
+        entries = np.asarray(entries)
+        lengths = np.diff(self.offsets)[entries]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[entries] - offsets[:-1], lengths)
+        return IndexMap(
+            offsets.astype(np.int32), self.index[places], self.weight[places], self.size
+        )
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

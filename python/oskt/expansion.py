@@ -189,11 +189,8 @@ def tied_plan(
         same = GroupMaps.identity(size)
         if group not in partitions:
             return same
-        tree = partitions[group]
-        clustering = tree.cut(widths[group])
-        clusters = clustering.members()
-        members = [clusters[label] for label in clustering.labels]
-        mean = IndexMap.lists(members, size, mean=True, shares=tree.shares())
+        labels = partitions[group].cut(widths[group]).labels
+        mean = IndexMap.clusters(labels, mean=True, shares=partitions[group].shares()).take(labels)
         return GroupMaps(mean, same.column, mean, mean)
 
     return _plan(_Items(coupling, maps_of), layouts)
