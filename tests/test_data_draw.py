@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from oskt.cli import app
 from oskt.data import contact_sheet, draw, make_pedestrians, read_data
-from oskt.data.draw.picture import Scene, draw_distractor, draw_picture
+from oskt.data.draw import cloth
+from oskt.data.draw.figure import Canvas, View
+from oskt.data.draw.picture import draw_distractor, draw_picture, person_of, season_of
+from oskt.data.draw.place import PLACES
+from oskt.data.draw.pose import Pose, draw_figure
+from oskt.data.draw.wardrobe import draw_person
+from oskt.data.draw.world import Wardrobe
+from oskt.data.draw.worlds import WORLDS, Scene
 
 OPTIONS = {
     "train_ids": 6,
@@ -89,6 +99,84 @@ def test_the_plain_world_is_what_it_was():
     assert pixels.hexdigest() == "bceff06a337b9d604e7a3de42ef5de2d62212119996639c23c047d3b323a583a"
 
 
+@pytest.mark.parametrize("world", ["a", "b", "c"])
+def test_every_world_is_a_function_of_its_options(world, tmp_path):
+    one = digest(make(tmp_path / "one", world=world, cameras=2))
+    assert digest(make(tmp_path / "two", world=world, cameras=2, workers=2)) == one
+    spec = json.loads((tmp_path / "one" / "spec.json").read_text())
+    assert (spec["world"], spec["cameras"]) == (world, 2)
+
+
+def test_worlds_share_no_picture_and_no_person(root, tmp_path):
+    seen = set(digest(root).values())
+    people = [person_of(Scene(0, 32, 16), 1)]
+    for world in ("a", "b", "c"):
+        new = digest(make(tmp_path / world, world=world))
+        assert not seen & set(new.values())
+        seen |= set(new.values())
+        people.append(person_of(Scene(0, 32, 16, world), 1))
+    assert len({person.height for person in people}) == len(people)
+
+
+def test_a_world_brings_its_number_of_cameras(tmp_path):
+    root = make(tmp_path / "c", world="c", cameras=None)
+    assert json.loads((root / "spec.json").read_text())["cameras"] == 2
+    assert set(read_data(root).train.cameras) == {1, 2}
+
+
+def test_worlds_are_far_apart_in_colour():
+    def mean_colour(world, identities):
+        scene = Scene(0, 64, 32, world)
+        shots = [draw_picture(scene, i, i % scene.town.cameras + 1, 0)[0] for i in identities]
+        return np.array([np.asarray(shot).mean((0, 1)) for shot in shots]).mean(0)
+
+    for one, other in (("a", "b"), ("b", "c"), ("plain", "b")):
+        within = np.abs(mean_colour(one, range(1, 31)) - mean_colour(one, range(31, 61))).max()
+        between = np.abs(mean_colour(one, range(1, 31)) - mean_colour(other, range(1, 31))).max()
+        assert between > 2 * within
+
+
+def test_a_person_wears_the_same_under_every_camera_and_only_of_the_season():
+    scene = Scene(3, 32, 16, "a")
+    seasons = [season_of(scene, i) for i in range(1, 61)]
+    assert set(seasons) == {0, 1, 2}
+    scarves = [person_of(scene, i).scarf is not None for i in range(1, 61)]
+    summer = [s for s, season in zip(scarves, seasons) if season == 2]
+    assert any(scarves)
+    assert not any(summer)
+    assert person_of(scene, 7) is person_of(Scene(3, 32, 16, "a"), 7)
+
+
+def wardrobes():
+    return [s.wardrobe for w in WORLDS.values() for s in w.seasons]
+
+
+def test_every_name_in_a_world_is_one_that_the_drawing_knows():
+    assert {place for world in WORLDS.values() for place in world.places} == set(PLACES)
+    colours = np.zeros(3, np.float32), np.full(3, 200, np.float32)
+    for pattern in {name for w in wardrobes() for name in w.patterns} - {"plain"}:
+        texture = cloth.garment(np.random.default_rng(0), {pattern: 1}, *colours)
+        assert texture.min() < 20 < 150 < texture.max(), pattern
+
+
+@pytest.mark.parametrize(
+    ("field", "nothing"),
+    [("tops", "shirt"), ("hats", "none"), ("bags", "none"), ("women", "trousers")],
+)
+def test_every_garment_shows(field, nothing):
+    def look(name):
+        wardrobe = Wardrobe(cloth={"grey": ((90, 90, 90), 1, 1)})
+        person = draw_person(np.random.default_rng(2), replace(wardrobe, **{field: {name: 1}}))
+        canvas = Canvas(128, 64)
+        view = View(32, 120, 110, 0.6, 0.1, 0, 0, (0, 0, 1), 0.5)
+        draw_figure(canvas, person, Pose(0, 0.3, 0.3, 0), view)
+        return canvas.finish()[0]
+
+    bare = look(nothing)
+    for name in {name for w in wardrobes() for name in getattr(w, field)} - {nothing}:
+        assert np.abs(look(name) - bare).max() > 10, name
+
+
 def test_pictures_of_an_identity_do_not_depend_on_how_many_there_are(root, tmp_path):
     more = digest(make(tmp_path / "more", train_ids=8))
     for name, value in digest(root).items():
@@ -137,6 +225,20 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_options_out_of_range(tmp_path, option, least):
     with pytest.raises(ValueError, match=f"{option} must be at least {least}, got {least - 1}"):
         make(tmp_path / "x", **{option: least - 1})
+
+
+def test_an_unknown_world_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="world must be one of plain, a, b, c, got 'd'"):
+        make(tmp_path / "x", world="d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_takes_a_world(tmp_path):
+    sizes = "--train-ids 2 --test-ids 2 --images-per-id 4 --height 32 --width 16 --workers 1"
+    command = ["data", "make", str(tmp_path / "c"), "--world", "c", *sizes.split()]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "c" / "spec.json").read_text())["world"] == "c"
 
 
 def test_odd_sizes_are_refused(tmp_path):

@@ -60,7 +60,13 @@ def data_make(
     train_ids: Annotated[int, typer.Option(help="identities to train on")] = 200,
     test_ids: Annotated[int, typer.Option(help="identities to test on")] = 100,
     images_per_id: Annotated[int, typer.Option(help="pictures of each identity")] = 12,
-    cameras: Annotated[int, typer.Option(help="cameras, >= 2")] = 6,
+    world: Annotated[
+        Literal["plain", "a", "b", "c"],
+        typer.Option(help="people and cameras; a: large, varied, b: a campus, c: indoors"),
+    ] = "plain",
+    cameras: Annotated[
+        int | None, typer.Option(help="cameras, >= 2; default: the world's own number")
+    ] = None,
     height: Annotated[int, typer.Option(help="of a picture, pixels")] = 128,
     width: Annotated[int, typer.Option(help="of a picture, pixels")] = 64,
     seed: Annotated[int, typer.Option(help="the data set is a function of it")] = 0,
@@ -70,7 +76,7 @@ def data_make(
     """Draw a pedestrian data set in the layout of Market-1501."""
     make_pedestrians(
         root, train_ids=train_ids, test_ids=test_ids, images_per_id=images_per_id,
-        cameras=cameras, height=height, width=width, seed=seed, workers=workers,
+        world=world, cameras=cameras, height=height, width=width, seed=seed, workers=workers,
     )  # fmt: skip
     typer.echo(read_data(root).describe())
     if sheet is not None:

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from oskt.data.draw.picture import Scene, draw_distractor, draw_picture
+from oskt.data.draw.picture import draw_distractor, draw_picture
+from oskt.data.draw.worlds import WORLDS, Scene
 from oskt.data.market import FOLDERS
 from oskt.data.read import read_data
 
@@ -46,7 +47,8 @@ def make_pedestrians(
     train_ids: int = 200,
     test_ids: int = 100,
     images_per_id: int = 12,
-    cameras: int = 6,
+    world: str = "plain",
+    cameras: int | None = None,
     height: int = 128,
     width: int = 64,
     seed: int = 0,
@@ -61,15 +63,25 @@ def make_pedestrians(
     clothes come from a small palette, so that identities are told apart by details, and bags and
     open jackets make front and back differ.
 
+    A world is a city with its people and cameras, for experiments from one scenario to another:
+
+    - "plain": six places, one season.
+    - "a": ten cameras indoors and out that disagree about light and colour, three seasons with
+      their clothes, hours and weathers, crowds and things in the way (in the role of MSMT17).
+    - "b": a campus in summer under six cool, flat, soft cameras, in tight boxes (Market-1501).
+    - "c": two cameras that look down on a passage, noisy, in coarse boxes (CUHK03).
+
     Args:
         root: the folder to make; it must not exist or be empty.
         train_ids: identities in bounding_box_train, >= 1; their numbers start at 1.
         test_ids: identities in query and bounding_box_test, >= 1; they follow the training ones.
         images_per_id: pictures of each identity, >= 4, over at least two cameras.
-        cameras: number of cameras, >= 2; an identity is seen by two or more of them.
+        world: "plain", "a", "b" or "c"; identities of different worlds are different people.
+        cameras: number of cameras, >= 2; an identity is seen by two or more of them. Default: the
+            world's own number.
         height: px of a picture, >= 32, even.
         width: px of a picture, >= 16, even.
-        seed: >= 0; the data set is a function of the seed and the sizes above.
+        seed: >= 0; the data set is a function of the seed, the world and the sizes above.
         distractors: gallery pictures of identity 0000; default 2 per test identity.
         junk: gallery pictures of identity -1; default 1 per test identity.
         workers: processes; default one per core. The files do not depend on it.
@@ -79,7 +91,7 @@ def make_pedestrians(
         The path of the data set. spec.json in it holds the options and counts.
 
     Raises:
-        ValueError: an option outside its range.
+        ValueError: an option outside its range, or an unknown world.
         FileExistsError: `root` is a file or a folder that is not empty.
 
     Notes:
@@ -94,6 +106,12 @@ def make_pedestrians(
         8
     """
     root = Path(root)
+    if world not in WORLDS:
+        raise ValueError(
+            f"make_pedestrians: world must be one of {', '.join(WORLDS)}, got {world!r}. "
+            "Choose one."
+        )
+    cameras = WORLDS[world].cameras if cameras is None else cameras
     distractors = 2 * test_ids if distractors is None else distractors
     junk = test_ids if junk is None else junk
     workers = os.cpu_count() or 1 if workers is None else workers
@@ -126,7 +144,7 @@ def make_pedestrians(
     try:
         for folder in FOLDERS.values():
             (partial / folder).mkdir()
-        scene = Scene(seed, height, width)
+        scene = Scene(seed, height, width, world)
         jobs = [
             *_identity_jobs(scene, str(partial), train_ids, test_ids, images_per_id, cameras),
             *_distractor_jobs(scene, str(partial), distractors, junk, cameras),
@@ -135,6 +153,7 @@ def make_pedestrians(
         spec: dict[str, Any] = {
             "kind": "drawn pedestrians",
             "recipe": RECIPE,
+            "world": world,
             **{name: value for name, (value, _) in limits.items() if name != "workers"},
             "files": {f: len(os.listdir(partial / f)) for f in FOLDERS.values()},
         }
@@ -217,7 +236,7 @@ def _identity_jobs(
 ) -> Iterator[_Job]:
     """Each identity passes two or more cameras and is taken at least twice by each."""
     for identity in range(1, train_ids + test_ids + 1):
-        rng = np.random.default_rng([scene.seed, _PLAN, identity])
+        rng = scene.stream(_PLAN, identity)
         passed = rng.integers(2, min(cameras, images // 2) + 1)
         chosen = np.sort(rng.choice(cameras, passed, replace=False)) + 1
         counts = 2 + rng.multinomial(images - 2 * passed, np.full(passed, 1 / passed))

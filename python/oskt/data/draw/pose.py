@@ -18,7 +18,9 @@ _HEAD = radius_profile(0.55, 0.86, 0.97, 1.0, 1.0, 0.98, 0.93, 0.84, 0.7, 0.45)
 _BOX = radius_profile(0.75, 0.97, 1.0, 1.0, 1.0, 1.0, 0.97, 0.8)
 _THIGH = radius_profile(1.2, 1.15, 1.05, 0.95, 0.85)
 _CALF = radius_profile(0.95, 1.05, 1.0, 0.85, 0.72)
+_CANOPY = radius_profile(0.05, 0.5, 0.72, 0.86, 0.95, 1.0, 1.0)
 _ARM = radius_profile(1.1, 1.05, 0.95, 0.9)
+_IRON = np.full((1, 1, 3), 44, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,18 @@ class Pose:
     left_arm: float  # rad, elbow bend
     right_arm: float
     nod: float  # body units, of the head
+    sheltered: bool = False  # under an open umbrella, by those who have one
 
 
-def draw_pose(rng: np.random.Generator) -> Pose:
+def draw_pose(rng: np.random.Generator, *, sheltered: bool = False) -> Pose:
     """A random moment; now and then somebody telephones or carries something."""
     bends = 0.25 + 0.2 * rng.random(2)
     if rng.random() < 0.22:
         bends[rng.integers(2)] = rng.uniform(1.2, 2.3)
     left, right = (float(bend) for bend in bends)
-    return Pose(float(rng.uniform(0, 2 * pi)), left, right, float(rng.normal(0, 0.006)))
+    if sheltered:
+        right = 2.2
+    return Pose(float(rng.uniform(0, 2 * pi)), left, right, float(rng.normal(0, 0.006)), sheltered)
 
 
 def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
@@ -52,7 +57,8 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
     ) -> None:
         canvas.solid(view, top, bottom, radius, texture, profile=profile)
 
-    girth, shoulders = person.girth, 0.105 * person.shoulders * (0.75 + 0.25 * person.girth)
+    girth = person.girth * person.bulk
+    shoulders = 0.105 * person.shoulders * (0.75 + 0.25 * girth)
     hip = 0.515
     legs = [
         _leg(side * 0.046, hip, pose.phase + (side < 0) * pi, person.stride) for side in (1, -1)
@@ -63,8 +69,8 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
         return point[0], point[1], point[2] - drop
 
     for side, (knee, ankle) in zip((1, -1), legs):
-        thick = 0.047 * (0.6 + 0.4 * girth) * (0.7 + 0.3 * person.leg_girth)
-        calf = 0.036 * (0.65 + 0.35 * girth) * person.leg_girth
+        thick = 0.047 * (0.6 + 0.4 * person.girth) * (0.7 + 0.3 * person.leg_girth)
+        calf = 0.036 * (0.65 + 0.35 * person.girth) * person.leg_girth
         part(down((side * 0.046, 0, hip)), down(knee), (thick, thick), person.thigh, _THIGH)
         part(down(knee), down(ankle), (calf, calf), person.shin, _CALF)
         x, y, z = down(ankle)
@@ -108,7 +114,7 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
         thick = 0.03 * (0.6 + 0.4 * girth)
         part(down(shoulder), down(elbow), (thick, thick), person.upper_arm, _ARM)
         part(down(elbow), down(wrist), (thick * 0.84, thick * 0.84), person.forearm, _ARM)
-        part(down(wrist), down((wrist[0], wrist[1], wrist[2] - 0.025)), (0.019, 0.019), person.skin)
+        part(down(wrist), down((wrist[0], wrist[1], wrist[2] - 0.025)), (0.019, 0.019), person.hand)
         if person.bag == "hand" and side > 0:
             x, y, z = down(wrist)
             canvas.solid(
@@ -122,6 +128,7 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, view: View) -> None:
             )
 
     _draw_head(canvas, view, person, drop - pose.nod)
+    _draw_extras(canvas, view, person, pose, drop)
     if person.bag == "backpack":
         top, end = down((0, -0.066 * girth - 0.03, 0.83)), down((0, -0.066 * girth - 0.03, 0.58))
         canvas.solid(view, top, end, (0.085, 0.055), person.bag_texture, profile=_BOX, cap=False)
@@ -154,8 +161,39 @@ def _draw_head(canvas: Canvas, view: View, person: Person, drop: float) -> None:
         canvas.solid(view, at(-0.06, 0.955), at(-0.085, 0.82), (0.018, 0.018), person.hair)
     elif person.hair_style == "bun":
         canvas.solid(view, at(-0.045, 0.995), at(-0.045, 0.985), (0.024, 0.024), person.hair)
-    if person.brim is not None:
+    if person.brim is not None and person.wide_brim:
+        canvas.solid(view, at(0.0, 0.966), at(0.0, 0.95), (0.088, 0.094), person.brim, cap=False)
+    elif person.brim is not None:
         canvas.solid(view, at(0.045, 0.962), at(0.092, 0.953), (0.032, 0.012), person.brim)
+
+
+def _draw_extras(canvas: Canvas, view: View, person: Person, pose: Pose, drop: float) -> None:
+    def at(x: float, y: float, z: float) -> Point:
+        return (x, y, z - drop)
+
+    girth = person.girth * person.bulk
+    if person.scarf is not None:
+        canvas.solid(view, at(0, 0.004, 0.862), at(0, 0.01, 0.828), (0.056, 0.06), person.scarf)
+        tail = at(0.03, 0.062 * girth, 0.83), at(0.035, 0.074 * girth, 0.68)
+        canvas.solid(view, *tail, (0.022, 0.012), person.scarf)
+    if person.hood is not None:
+        canvas.solid(view, at(0, -0.05, 0.855), at(0, -0.066, 0.815), (0.066, 0.03), person.hood)
+    if person.bag == "trolley":
+        canvas.solid(
+            view,
+            at(-0.12, -0.2, 0.3 + drop),
+            at(-0.12, -0.24, 0.03 + drop),
+            (0.07, 0.05),
+            person.bag_texture,
+            profile=_BOX,
+            cap=False,
+        )
+        grip = at(-0.12, -0.02, 0.46), at(-0.12, -0.2, 0.3 + drop)
+        canvas.solid(view, *grip, (0.006, 0.006), _IRON)
+    if person.umbrella is not None and pose.sheltered:
+        canvas.solid(view, at(0.02, 0.05, 1.1), at(0.03, 0.09, 0.66), (0.006, 0.006), _IRON)
+        canopy = at(0.02, 0.05, 1.13), at(0.02, 0.05, 0.99)
+        canvas.solid(view, *canopy, (0.2, 0.2), person.umbrella, profile=_CANOPY, cap=False)
 
 
 def _leg(x: float, hip: float, phase: float, stride: float) -> tuple[Point, Point]:
