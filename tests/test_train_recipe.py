@@ -88,6 +88,12 @@ def test_recipes_survive_json():
         ({"instances": 1}, r"triplet and instances must agree, .*raise instances"),
         ({"identities": 1}, r"triplet and identities must agree, .*raise identities"),
         ({"alpha": 0.0, "alpha_ramp": "linear"}, r"alpha and alpha_ramp must agree, .*Nothing"),
+        ({"chain": "nested"}, r"chain and alpha must agree, .*set alpha 0"),
+        (
+            {"chain": "nested", "alpha": 0.0, "center_weight": 5e-4},
+            r"chain and center_weight must agree, .*set center_weight 0",
+        ),
+        ({"random_widths": 2}, r"chain and random_widths must agree, .*set random_widths 0"),
         ({"steps": (70, 40)}, r"steps must be ascending epochs from 1, got \(70, 40\)\. Sort"),
         ({"optimizer": "adamw"}, r"optimizer must be one of \('adam', 'sgd'\), got 'adamw'"),
         ({"epochs": 0}, r"epochs must be >= 1, got 0"),

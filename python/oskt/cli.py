@@ -133,7 +133,7 @@ def teacher(
 
 
 @app.command()
-@training_flags("paper-refine")
+@training_flags("paper-refine", chain={"nested": "nested"})
 def refine(
     recipe: RefineRecipe,
     run: RunOptions,
@@ -157,7 +157,7 @@ def refine(
     batches = folder.training(recipe)
     _fit_classifier(model, batches.num_classes)
     chain = WeightChain.from_teacher(
-        model, example_images(recipe), width=chain_width, rows=rows, method=method,
+        model, example_images(recipe), recipe.chain, chain_width, rows=rows, method=method,
         seed=recipe.seed, parent=file_hash(teacher),
     )  # fmt: skip
     _print_frozen(chain)

@@ -29,20 +29,26 @@ class RunOptions:
     workers: int = _flag(2, "threads that decode and augment")
 
 
-def training_flags(preset: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def training_flags(
+    preset: str, **instead: dict[str, str]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a command's `recipe` and `run` parameters by flags that fill them.
 
     `--recipe NAME` starts from a preset, one flag per field changes it; `run` gets RunOptions.
 
     Args:
         preset: the RECIPES entry that `--recipe` starts from when it is not given.
+        instead: field -> value of its flag -> the entry that `--recipe` starts from then.
     """
     kind = type(RECIPES[preset])
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(recipe: str, **options: Any) -> None:
+        def wrapped(recipe: str | None, **options: Any) -> None:
             chosen = {spec.name: options.pop(spec.name) for spec in fields(kind)}
             run = RunOptions(**{spec.name: options.pop(spec.name) for spec in fields(RunOptions)})
+            if recipe is None:
+                found = [names.get(chosen[name]) for name, names in instead.items()]
+                recipe = next((name for name in found if name), preset)
             command(recipe=_recipe(recipe, kind, chosen), run=run, **options)
 
         hints = get_type_hints(command, include_extras=True)
@@ -56,8 +62,11 @@ def training_flags(preset: str) -> Callable[[Callable[..., None]], Callable[...,
             flag = typer.Option(help=str(spec.metadata["help"]))
             parameters.append(_parameter(spec.name, types[spec.name], flag, spec.default))
         names = ", ".join(name for name, recipe in RECIPES.items() if isinstance(recipe, kind))
-        flag = typer.Option(help=f"preset that the flags below change: {names}")
-        parameters.append(_parameter("recipe", str, flag, preset))
+        usual = [preset, *(f"{n} with --{f} {v}" for f, i in instead.items() for v, n in i.items())]
+        flag = typer.Option(
+            help=f"preset that the flags below change: {names}", show_default=", ".join(usual)
+        )
+        parameters.append(_parameter("recipe", str | None, flag, None))
         for spec in fields(kind):
             flag = typer.Option(
                 help=str(spec.metadata["help"]),

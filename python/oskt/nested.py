@@ -21,9 +21,9 @@ class NestedModel(nn.Module):
     """A teacher and, in every step, students merged from its own weights: the sandwich rule.
 
     There is no tensor but the teacher's: a student's rows are means and its columns sums over the
-    clusters at its cut, one differentiable operator call, so that its gradient trains the teacher's
-    weights. Each step runs full width, the narrowest width, and `random_widths` widths drawn between
-    the two: one share for all groups or a share of its own for every group, turn about.
+    clusters at its cut, one differentiable operator call, so that its gradient trains the
+    teacher's weights. Each step runs full width, the narrowest width, and `random_widths` widths
+    drawn between the two: one share for all groups or a share for every group, turn about.
 
     Args:
         teacher: the module that the chain was made from; trained in place.

@@ -3,13 +3,12 @@
 from oskt.train.finetune import finetune_student
 from oskt.train.loop import fit
 from oskt.train.process import World
-from oskt.train.recipe import RECIPES, NestedRecipe, Recipe, RefineRecipe, learning_rate
+from oskt.train.recipe import RECIPES, Recipe, RefineRecipe, learning_rate
 from oskt.train.refine import refine_chain
 from oskt.train.teacher import train_teacher
 
 __all__ = [
     "RECIPES",
-    "NestedRecipe",
     "Recipe",
     "RefineRecipe",
     "World",

@@ -13,7 +13,7 @@ from oskt.losses import ReIDLoss, distillation
 from oskt.nested import NestedModel
 from oskt.train.loop import Batches, fit
 from oskt.train.process import World
-from oskt.train.recipe import NestedRecipe, RefineRecipe
+from oskt.train.recipe import RefineRecipe
 from oskt.train.teacher import describe, output_sizes
 
 if TYPE_CHECKING:
@@ -31,22 +31,15 @@ class JointObjective(nn.Module):
             (feature, logits) of the teacher and then of each student (the S-Student alone, or one
             per width of the step), and it has `refining_loss(scale)`, `teacher`, `s_student()`.
         recipe: alpha, its ramp, distill, temperature and the ReID loss.
-
-    Raises:
-        ValueError: several students with a center loss, whose centers have one length.
     """
 
     def __init__(self, joint: Any, recipe: RefineRecipe) -> None:
         super().__init__()
         self.joint: Any = joint
         self.recipe = recipe
-        sizes = output_sizes(joint, recipe)
-        if len(sizes) > 2 and recipe.center_weight:
-            raise ValueError(
-                f"refine: center_weight must be 0 with {len(sizes) - 1} students, got "
-                f"{recipe.center_weight}. Features of several widths have no common centers."
-            )
-        self.losses = nn.ModuleList(ReIDLoss(recipe, classes, dim) for dim, classes in sizes)
+        self.losses = nn.ModuleList(
+            ReIDLoss(recipe, classes, dim) for dim, classes in output_sizes(joint, recipe)
+        )
 
     def forward(
         self, images: Tensor, ids: Tensor, progress: float
@@ -105,14 +98,13 @@ def refine_chain(
 
     Source:
         OSKT, arXiv 2511.06016, section 3. Differences: the S-Student runs as a real narrow network
-        (the same function); it is evaluated too; distillation is ours.
+        (the same function); it is evaluated too; distillation and nested chains are ours.
     """
     out = Path(out)
-    joint: JointModel | NestedModel
-    if isinstance(recipe, NestedRecipe):
-        joint = NestedModel(teacher, chain, recipe.random_widths)
-    else:
-        joint = JointModel(teacher, chain)
+    nested = recipe.chain == "nested"
+    joint = (
+        NestedModel(teacher, chain, recipe.random_widths) if nested else JointModel(teacher, chain)
+    )
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
     path = out / "chain.safetensors"
     world = World.from_environment()
