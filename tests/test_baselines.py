@@ -13,7 +13,7 @@ from oskt import WeightChain
 from oskt.baselines import depgraph, folding, oskt, published, scratch, weight_selection
 from oskt.baselines.fold import _variance_of_means
 from oskt.checkpoint import save_model
-from oskt.coupling import trace_coupling
+from oskt.grouping import trace_coupling
 from oskt.models.resnet import ResNet, widths
 from oskt.students import load_model
 from oskt.widths import Clustering, parameters

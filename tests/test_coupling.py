@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from oskt.chain import WeightChain
-from oskt.coupling import Coupling, trace_coupling
+from oskt.coupling import Coupling
+from oskt.grouping import trace_coupling
 from oskt.models.resnet import ResNet, widths
 from oskt.verification import TOLERANCE, checked, deviations, random_clusterings
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import oskt_ext
 from oskt import chain_file, expansion, models, students, verification, widths
 from oskt.clustering import cluster_channels, merge_channels
-from oskt.coupling import Coupling, TensorLayout, trace_coupling
+from oskt.coupling import Coupling, TensorLayout
 from oskt.expansion import Partitions
+from oskt.grouping import trace_coupling
 from oskt.merge_tree import MergeTree
 from oskt.tracing import on_meta
 from oskt_ext import ExpansionPlan

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from oskt import expansion, models
 from oskt.chain import WeightChain
-from oskt.coupling import Coupling, trace_coupling
+from oskt.coupling import Coupling
+from oskt.grouping import trace_coupling
 from oskt.tracing import on_meta
 from oskt.widths import Clustering
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from oskt import models
 from oskt.checkpoint import load_state
-from oskt.coupling import Coupling, trace_coupling
+from oskt.coupling import Coupling
+from oskt.grouping import trace_coupling
 from oskt.tracing import on_meta
 
 
