@@ -98,6 +98,15 @@ class IndexMap:
             offsets.astype(np.int32), self.index[places], self.weight[places], self.size
         )
 
+    def followed_by(self, other: IndexMap) -> IndexMap:
+        """The entries of this map, then those of another map of the same source."""
+        return IndexMap(
+            np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]),
+            np.concatenate([self.index, other.index]),
+            np.concatenate([self.weight, other.weight]),
+            self.size,
+        )
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

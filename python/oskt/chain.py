@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,10 @@ class WeightChain:
     ) -> WeightChain:
         """The chain of given clusterings (a row is the mean of its members' raw rows) or trees."""
         tensors = module.state_dict()
+        partitions = {  # the module's own statistics are those of full width alone
+            name: replace(partition, measured=()) if isinstance(partition, MergeTree) else partition
+            for name, partition in partitions.items()
+        }
 
         def section(roles: Sequence[str]) -> Tensor:
             layouts = expansion.layouts_of(coupling, roles)
@@ -392,18 +399,22 @@ class WeightChain:
                 "A published chain cannot be cut: its columns stay at teacher width."
             )
         sizes = self.resolve(width)
-        layouts = self._layouts()
-        tensors = self.expand(sizes)
-
-        def section(roles: Sequence[str]) -> Tensor:
-            parts = [tensors[t.name].flatten() for t in layouts if t.role in roles]
-            return torch.cat(parts) if parts else torch.empty(0)
-
         trees = {g: p for g, p in self.partitions.items() if isinstance(p, MergeTree)}
+        layouts = self._layouts()
+        plan = expansion.truncation_plan(self.coupling, trees, sizes, layouts)
+        flat = torch.cat([self.weights, self.vectors, self.statistics])
+        student = oskt_ext.expand(flat, plan.to(flat.device))
+        lengths = [
+            sum(math.prod(self.coupling.shape(t.name, sizes)) for t in layouts if t.role in roles)
+            for roles in (WEIGHTS, VECTORS)
+        ]
+        weights, vectors, statistics = student.tensor_split(list(itertools.accumulate(lengths)))
         return WeightChain(
             self.coupling.resized(sizes),
             {name: tree.truncated(sizes[name]) for name, tree in trees.items()},
-            *map(section, (WEIGHTS, VECTORS, STATISTICS)),
+            weights,
+            vectors,
+            statistics,
             self.plain,
             absent=self.absent,
             template=students.narrow(self.template, self.coupling, sizes),

@@ -30,14 +30,14 @@ def write(
 ) -> None:
     """Flat sections, plain tensors, and partitions as the smallest integers that hold them."""
     tensors = {**sections, **{f"plain.{name}": tensor for name, tensor in plain.items()}}
-    blocks, narrowest = {}, {}
+    blocks, narrowest, measured = {}, {}, {}
     for name, partition in partitions.items():
         blocks[name] = partition.blocks
         if isinstance(partition, MergeTree):
-            narrowest[name] = partition.narrowest
+            narrowest[name], measured[name] = partition.narrowest, partition.measured
         for field in _fields(name in narrowest):
             tensors[f"{field}.{name}"] = _small(getattr(partition, field))
-    header = {**header, "blocks": blocks, "narrowest": narrowest}
+    header = {**header, "blocks": blocks, "narrowest": narrowest, "measured": measured}
     write_tensors(path, FORMAT, tensors, header)
 
 
@@ -56,7 +56,7 @@ def read(
             for field in _fields(name in narrowest)
         ]
         partitions[name] = (
-            MergeTree(*arrays, narrowest[name], blocks)
+            MergeTree(*arrays, narrowest[name], blocks, tuple(header["measured"][name]))
             if name in narrowest
             else Clustering(*arrays, blocks)
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,9 +142,7 @@ def student_plan(
             return GroupMaps.identity(size)
         partition, n = partitions[group], widths.get(group, size)
         if isinstance(partition, MergeTree):
-            labels = partition.cut(n).labels
-            mean = IndexMap.clusters(labels, mean=True, shares=partition.shares())
-            return GroupMaps(mean, IndexMap.clusters(labels), mean, mean)
+            return _merge(partition, n)
         copies = cut(partition, n)
         rows = IndexMap.select(copies.rows, partition.size)
         averaged = copies.blocks
@@ -155,6 +153,38 @@ def student_plan(
         return GroupMaps(rows, columns, IndexMap.lists(averaged, size, mean=True), rows)
 
     return _plan(_Items(coupling, maps_of), layouts)
+
+
+def _merge(tree: MergeTree, n: int) -> GroupMaps:
+    labels = tree.cut(n).labels
+    mean = IndexMap.clusters(labels, mean=True, shares=tree.shares())
+    return GroupMaps(mean, IndexMap.clusters(labels), mean, statistic_map(tree, n))
+
+
+def statistic_map(tree: MergeTree, n: int) -> IndexMap:
+    """Norm statistics of width n from those of the measured widths and of N, one after the other.
+
+    Linear in n between the nearest measured widths below and above: from below a cluster takes
+    its parent's numbers, from above the mean of its parts; under the lowest, from above alone.
+    """
+    grid = (*tree.measured, tree.rows)
+    starts = np.concatenate([[0], np.cumsum(grid)])
+    above = next(i for i, width in enumerate(grid) if width >= n)
+    fine = grid[above]
+    blend = 1.0 if above == 0 or fine == n else (n - grid[above - 1]) / (fine - grid[above - 1])
+    members = np.bincount(tree.cut(fine).labels, tree.shares())
+    entry = tree.coarsened(fine, n)
+    weight = blend * members / np.bincount(entry, members)[entry]
+    index = starts[above] + np.arange(fine)
+    if blend < 1:
+        index = np.concatenate([index, starts[above - 1] + tree.coarsened(n, grid[above - 1])])
+        weight = np.concatenate([weight, np.full(n, 1 - blend)])
+        entry = np.concatenate([entry, np.arange(n)])
+    order = np.argsort(entry, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(entry))])
+    return IndexMap(
+        offsets.astype(np.int32), index[order].astype(np.int32), weight[order], int(starts[-1])
+    )
 
 
 def chain_plan(
@@ -175,6 +205,27 @@ def chain_plan(
     return _plan(_Items(coupling, maps_of), layouts)
 
 
+def truncation_plan(
+    coupling: Coupling,
+    partitions: Mapping[str, MergeTree],
+    widths: Mapping[str, int],
+    layouts: Sequence[TensorLayout],
+) -> ExpansionPlan:
+    """Nested chain -> the nested chain whose full width is the student: its tensors, and before
+    its statistics those of the narrower measured widths."""
+
+    def maps_of(group: str) -> GroupMaps:
+        size = coupling.groups[group].size
+        if group not in partitions:
+            return GroupMaps.identity(size)
+        tree, n = partitions[group], widths[group]
+        own = statistic_map(tree, n)
+        narrower = IndexMap.identity(own.size).take(np.arange(sum(tree.truncated(n).measured)))
+        return replace(_merge(tree, n), statistic=narrower.followed_by(own))
+
+    return _plan(_Items(coupling, maps_of), layouts)
+
+
 def tied_plan(
     coupling: Coupling,
     partitions: Mapping[str, MergeTree],
@@ -189,9 +240,10 @@ def tied_plan(
         same = GroupMaps.identity(size)
         if group not in partitions:
             return same
-        labels = partitions[group].cut(widths[group]).labels
-        mean = IndexMap.clusters(labels, mean=True, shares=partitions[group].shares()).take(labels)
-        return GroupMaps(mean, same.column, mean, mean)
+        tree, n = partitions[group], widths[group]
+        labels, merged = tree.cut(n).labels, _merge(tree, n)
+        mean = merged.vector.take(labels)
+        return GroupMaps(mean, same.column, mean, merged.statistic.take(labels))
 
     return _plan(_Items(coupling, maps_of), layouts)
 
