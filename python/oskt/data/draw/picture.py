@@ -108,9 +108,9 @@ def _sky(scene: Scene, lens: Camera, season: int, track: np.random.Generator) ->
 def _compose(shot: _Shot, person: Person, yaw: float, zoom: float, shift: Floats) -> Image.Image:
     """The person, perhaps others and things, before the place; drawn at twice the size."""
     scene, lens, sky, rng = shot.scene, shot.lens, shot.sky, shot.rng
-    crowd, sheltered = scene.town.crowd, sky.fall != "none"
+    crowd, wet = scene.town.crowd, sky.fall != "none"
     height, width = scene.height, scene.width
-    if sheltered and person.umbrella is not None:
+    if wet and person.umbrella is not None:
         zoom *= 0.9  # the box holds the umbrella too
     canvas = Canvas(2 * height, 2 * width)
     size = 2 * height * zoom
@@ -123,6 +123,9 @@ def _compose(shot: _Shot, person: Person, yaw: float, zoom: float, shift: Floats
         lean, ambient = float(rng.normal(0, 0.025)), lens.ambient + sky.haze
         return View(x, ground, size, yaw, lens.pitch, lean, away, lens.light, ambient)
 
+    def moment(who: Person) -> Pose:
+        return draw_pose(rng, sheltered=wet and who.umbrella is not None)
+
     def put(who: Person, pose: Pose, where: View) -> None:
         shadow(behind, where.x / 2, where.ground / 2, where.scale / 2)
         draw_figure(canvas, who, pose, where)
@@ -130,9 +133,9 @@ def _compose(shot: _Shot, person: Person, yaw: float, zoom: float, shift: Floats
     def put_further(other: Person, across: float, size_there: float) -> None:
         away = ground - (size - size_there) * 0.35
         where = view(x + across * width, away, size_there, rng.uniform(0, 2 * pi), size)
-        put(other, draw_pose(rng, sheltered=sheltered), where)
+        put(other, moment(other), where)
 
-    put(person, draw_pose(rng, sheltered=sheltered), view(x, ground, size, yaw, 0.0))
+    put(person, moment(person), view(x, ground, size, yaw, 0.0))
     chance = rng.random()
     if chance < crowd.behind + crowd.front:
         other, side = shot.stranger(), rng.choice((-1, 1))
@@ -143,7 +146,7 @@ def _compose(shot: _Shot, person: Person, yaw: float, zoom: float, shift: Floats
             beside = x + side * width * rng.uniform(0.65, 1.0)
             larger = size * rng.uniform(1.0, 1.15)
             where = view(beside, ground + 0.06 * size, larger, rng.uniform(0, 2 * pi), -size)
-            put(other, draw_pose(rng, sheltered=sheltered), where)
+            put(other, moment(other), where)
     for _ in range(rng.poisson(crowd.more)):
         put_further(shot.stranger(), rng.uniform(-1.1, 1.1), size * rng.uniform(0.4, 0.7))
     colour, cover = canvas.finish()
@@ -152,6 +155,6 @@ def _compose(shot: _Shot, person: Person, yaw: float, zoom: float, shift: Floats
     picture = Image.fromarray(np.clip(behind, 0, 255).astype(np.uint8))
     if rng.random() < crowd.things:
         obstruct(rng, picture)
-    if sheltered:
+    if wet:
         fall(rng, picture, sky.fall)
     return picture

@@ -31,7 +31,7 @@ class Pose:
     left_arm: float  # rad, elbow bend
     right_arm: float
     nod: float  # body units, of the head
-    sheltered: bool = False  # under an open umbrella, by those who have one
+    sheltered: bool = False  # under the open umbrella
 
 
 def draw_pose(rng: np.random.Generator, *, sheltered: bool = False) -> Pose:
@@ -190,7 +190,7 @@ def _draw_extras(canvas: Canvas, view: View, person: Person, pose: Pose, drop: f
         )
         grip = at(-0.12, -0.02, 0.46), at(-0.12, -0.2, 0.3 + drop)
         canvas.solid(view, *grip, (0.006, 0.006), _IRON)
-    if person.umbrella is not None and pose.sheltered:
+    if pose.sheltered and person.umbrella is not None:
         canvas.solid(view, at(0.02, 0.05, 1.1), at(0.03, 0.09, 0.66), (0.006, 0.006), _IRON)
         canopy = at(0.02, 0.05, 1.13), at(0.02, 0.05, 0.99)
         canvas.solid(view, *canopy, (0.2, 0.2), person.umbrella, profile=_CANOPY, cap=False)
