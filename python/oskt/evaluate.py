@@ -129,6 +129,7 @@ def evaluate(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     keep_features: bool = False,
+    images: tuple[ImageFiles, ImageFiles] | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Retrieve every query from the gallery and score the rankings (Market-1501 protocol).
@@ -146,6 +147,8 @@ def evaluate(
         flip, batch_size, device, amp, workers: see `embed`.
         mean, std: see `ImageFiles`.
         keep_features: give back the embeddings, for ranking lists.
+        images: the files of query and gallery, where they are decoded once for many models; they
+            have a size, mean and std of their own.
         console: prints the toolkit lines and a table; None prints nothing.
 
     Returns:
@@ -164,12 +167,14 @@ def evaluate(
     query, gallery = data if isinstance(data, tuple) else (data.query, data.gallery)
     features = []
     start = time.perf_counter()
-    for name, part in (("query", query), ("gallery", gallery)):
+    for index, (name, part) in enumerate((("query", query), ("gallery", gallery))):
         if len(part.paths) == 0:
             raise ValueError(
                 f"evaluate: {name} must hold at least 1 image, got 0. Check the data folder."
             )
         files = ImageFiles(part.paths, height, width, mean=mean, std=std)
+        if images is not None:
+            files = images[index]
         features.append(
             embed(
                 model,

@@ -62,7 +62,7 @@ class ImageStore:
         self.split, self.size = split, size
         shape = (len(split), 3, *size)
         if cache == "auto":
-            cache = int(np.prod(shape)) < _free_bytes() // 4
+            cache = fit_in_memory(len(split), size)
         self._pixels: Tensor | None = None
         if cache:
             pixels = torch.empty(shape, dtype=torch.uint8)
@@ -104,9 +104,10 @@ class ReIDLoader:
         rank, world_size: which part of each batch is read; P must divide by world_size.
         workers: threads that prepare batches ahead; 0 prepares them when asked.
         cache, progress: as in ImageStore.
+        store: the split's decoded images, if another loader has them; `cache` is then not read.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument outside its range, or a store of other images or of another size.
         CorruptImageError: an image cannot be decoded; the message holds its path.
 
     Example:
@@ -129,6 +130,7 @@ class ReIDLoader:
         workers: int = 0,
         cache: bool | Literal["auto"] = "auto",
         progress: bool = False,
+        store: ImageStore | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(
@@ -149,7 +151,12 @@ class ReIDLoader:
         self.augment = Augment.evaluation() if augment is None else augment
         self.batch_size = batch_size
         self.rank, self.world_size, self.workers = rank, world_size, workers
-        self.store = ImageStore(
+        if store is not None and (store.split.paths != split.paths or store.size != size):
+            raise ValueError(
+                f"ReIDLoader: store must hold the {len(split)} images of the split at {size}, got "
+                f"{len(store.split)} at {store.size}. Share stores between loaders of one split."
+            )
+        self.store = store or ImageStore(
             split, size, cache=cache, workers=max(workers, 2), progress=progress
         )
 
@@ -201,6 +208,11 @@ class ReIDLoader:
             torch.from_numpy(self.split.cameras[index]),
             torch.from_numpy(index.copy()),
         )
+
+
+def fit_in_memory(images: int, size: tuple[int, int]) -> bool:
+    """Whether so many decoded images take less than a quarter of the free memory."""
+    return images * 3 * size[0] * size[1] < _free_bytes() // 4
 
 
 def _free_bytes() -> int:
