@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from oskt.calibration import calibrate
 from oskt.checkpoint import provenance, save_model
 from oskt.joint import JointModel
 from oskt.losses import ReIDLoss, distillation
@@ -76,6 +78,7 @@ def refine_chain(
     *,
     parent: str | Path | None = None,
     classifier: bool = True,
+    calibration: Callable[[], Iterable[Tensor]] | None = None,
     **options: Any,
 ) -> Path:
     """Train teacher and chain together; write out/chain.safetensors and out/teacher.safetensors.
@@ -88,13 +91,15 @@ def refine_chain(
         out: folder of this run.
         parent: the teacher's file; its hash is stored.
         classifier: keep the S-Student's classifier in the file, so that students start with it.
+        calibration: of a nested chain: images on which norm statistics are measured at the end
+            (see oskt.calibration.calibrate), so that students of every width work at once.
         options: those of `loop.fit`; `evaluate` sees both teacher and S-Student.
 
     Returns:
         Path of the chain file, written by the first process.
 
     Raises:
-        As `train_teacher`.
+        ValueError: a recipe for the other kind of chain. Others as `train_teacher`.
 
     Source:
         OSKT, arXiv 2511.06016, section 3. Differences: the S-Student runs as a real narrow network
@@ -112,6 +117,8 @@ def refine_chain(
         meta = describe(teacher, data, recipe, metrics, parent)
         save_model(out / "teacher.safetensors", joint.teacher, meta)
         refined = joint.to_chain()
+        if nested and calibration is not None:
+            refined = calibrate(refined, calibration)
         refined.meta = {**refined.meta, **provenance(), **meta}
         refined.save(path, classifier=classifier)
     world.wait()  # nobody reads the files before they are there

@@ -1,0 +1,193 @@
+"""Training of a nested chain: students merged in every step, and norm statistics of every width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import nets
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from train_fakes import CLASSES, TinyData
+
+from oskt import students
+from oskt.calibration import calibrate
+from oskt.chain import WeightChain
+from oskt.expansion import statistic_map
+from oskt.merge_tree import MergeTree
+from oskt.models.resnet import ResNet
+from oskt.nested import NestedModel
+from oskt.train import RECIPES, refine_chain
+from oskt.train.recipe import RefineRecipe
+
+SHAPE = (4, 3, 32, 16)
+
+
+def nested_chain(teacher, **options):
+    return WeightChain.from_teacher(
+        teacher, torch.zeros(SHAPE), "nested", check=False, **{"width": 1 / 4, **options}
+    )
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return ResNet(18, in_planes=8, num_classes=CLASSES, layers=(1, 1, 1, 1))
+
+
+@pytest.fixture
+def nested(teacher):
+    return NestedModel(teacher, nested_chain(teacher), random_widths=2).train()
+
+
+def test_every_output_is_that_of_the_chains_student(nested):
+    images = torch.randn(SHAPE)
+    torch.manual_seed(3)
+    outputs = nested(images)
+    chain = nested.to_chain()
+    torch.manual_seed(3)
+    widths = [chain.groups, chain.widths, nested.draw_widths(0), nested.draw_widths(1)]
+    assert len(outputs) == len(widths)
+    for (feature, logits), sizes in zip(outputs, widths):
+        expected_feature, expected_logits = chain.student(widths=sizes).train()(images)
+        assert torch.equal(feature, expected_feature)
+        assert torch.equal(logits, expected_logits)
+
+
+def test_gradients_are_those_of_a_dense_merge(teacher):
+    """The student's weight is P W S^T, with the mean and the sum over clusters as 0/1 matrices."""
+    model = NestedModel(teacher.double(), nested_chain(teacher), random_widths=0).train()
+    images = torch.randn(SHAPE, dtype=torch.float64)
+    chain, widths = model.to_chain(), model.to_chain().widths
+
+    def merge(group, axis_is_column):
+        if group not in chain.partitions:
+            return torch.eye(chain.coupling.groups[group].size, dtype=torch.float64)
+        labels = torch.from_numpy(chain.partitions[group].cut(widths[group]).labels)
+        one_hot = nn.functional.one_hot(labels).T.double()
+        return one_hot if axis_is_column else one_hot / one_hot.sum(1, keepdim=True)
+
+    tensors = {}
+    for name, parameter in teacher.named_parameters():
+        layout, value = chain.coupling.layouts[name], parameter
+        if layout.rows:
+            value = torch.einsum("ij,j...->i...", merge(layout.rows[0][0], False), value)
+        if layout.columns:
+            value = torch.einsum("kj,ij...->ik...", merge(layout.columns[0][0], True), value)
+        tensors[name] = value
+    student = chain.student(widths=widths).train()
+    functional_call(student, tensors, (images,))[1].square().sum().backward()
+    expected = {name: p.grad for name, p in teacher.named_parameters()}
+    teacher.zero_grad()
+    model(images)[1][1].square().sum().backward()
+    for name, parameter in teacher.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_random_widths_are_drawn_from_the_seed_within_range(nested):
+    chain = nested.to_chain()
+    torch.manual_seed(1)
+    first = [nested.draw_widths(i) for i in range(6)]
+    torch.manual_seed(1)
+    assert first == [nested.draw_widths(i) for i in range(6)]
+    for widths in first:
+        assert all(chain.widths[g] <= n <= chain.groups[g] for g, n in widths.items())
+    wide = [g for g, size in chain.groups.items() if size >= 32]
+    shares = [{widths[g] / chain.groups[g] for g in wide} for widths in first]
+    spread = [max(s) - min(s) for s in shares]
+    assert max(spread[0::2]) <= 1 / 32 < min(spread[1::2])  # one share, and one for every group
+
+
+def test_depthwise_layers_change_width_in_one_structure():
+    torch.manual_seed(0)
+    module = nets.Mixed()
+    images = torch.randn(2, 3, 8, 8)
+    chain = WeightChain.from_teacher(module, images, "nested", width=1 / 4)
+    model = NestedModel(module, chain, random_widths=2).train()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        outputs = model(images)
+        torch.manual_seed(seed)
+        for output, number in zip(outputs[2:], range(2)):
+            student = chain.student(widths=model.draw_widths(number)).train()
+            torch.testing.assert_close(output, student(images))
+
+
+def test_refinement_writes_a_chain_that_knows_its_statistics(teacher, tmp_path):
+    recipe = replace(
+        RECIPES["demo-nested"], epochs=2, identities=4, instances=2, height=8, width=4,
+        warmup_epochs=0,
+    )  # fmt: skip
+    images = [torch.randn(SHAPE) for _ in range(2)]
+    seen = []
+
+    def evaluate(network):
+        seen.append(sum(p.numel() for p in network.parameters()))
+        return {"mAP": float(network(images[0]).isfinite().all())}
+
+    before = {name: p.clone() for name, p in teacher.named_parameters()}
+    path = refine_chain(
+        teacher, nested_chain(teacher), TinyData(), recipe, tmp_path, calibration=lambda: images,
+        evaluate=evaluate, tensorboard=False, device="cpu",
+    )  # fmt: skip
+    chain = WeightChain.load(path)
+    assert chain.kind == "nested"
+    assert len(seen) == 2
+    assert seen[1] < seen[0]
+    assert all(not torch.equal(p, before[n]) for n, p in teacher.named_parameters()
+               if p.requires_grad)  # fmt: skip
+    assert all(tree.measured for tree in chain.partitions.values())
+    full = chain.student(width=1.0)
+    assert torch.equal(full(images[0]), teacher.eval()(images[0]))
+    for width in (1 / 4, 1 / 2):
+        at_once, measured = chain.student(width=width), chain.student(width=width)
+        students.recalibrate(measured, images)
+        assert torch.equal(at_once(images[0]), measured(images[0]))
+
+
+def test_statistics_blend_between_measured_widths():
+    """Four channels measured at width 2; at 3 each cluster is half its parent, half itself."""
+    order, parent = np.array([0, 1, 3, 2]), np.array([-1, 0, 0, 0])
+    tree = MergeTree(order, parent, np.ones(4, dtype=int), measured=(2,))
+    assert statistic_map(tree, 2).dense().tolist() == [[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+    assert statistic_map(tree, 1).dense().tolist() == [[3 / 4, 1 / 4, 0, 0, 0, 0]]
+    below, above = 0.5, 0.5
+    assert statistic_map(tree, 3).dense().tolist() == [
+        [below, 0, above / 2, 0, above / 2, 0],
+        [0, below, 0, above, 0, 0],
+        [below, 0, 0, 0, 0, above],
+    ]
+    assert torch.equal(statistic_map(tree, 4).dense()[:, 2:], torch.eye(4).double())
+
+
+def test_calibration_keeps_the_identity_and_travels(teacher, tmp_path):
+    images = [torch.randn(SHAPE) for _ in range(2)]
+    teacher.train()(images[0])
+    chain = calibrate(nested_chain(teacher.eval()), lambda: images, (1 / 8, 1 / 4, 1 / 2))
+    assert {len(tree.measured) for tree in chain.partitions.values()} == {2}  # 1/8 is not trained
+    assert chain.verify(quiet=True) < 1e-8
+    chain.save(tmp_path / "chain.safetensors")
+    loaded = WeightChain.load(tmp_path / "chain.safetensors")
+    cut = chain.truncated(1 / 2)
+    for width in (1 / 4, 0.4, 1 / 2):
+        expected = chain.student(width=width)(images[0])
+        assert torch.equal(loaded.student(width=width)(images[0]), expected)
+        torch.testing.assert_close(
+            cut.student(widths=chain.resolve(width))(images[0]), expected, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_errors(teacher):
+    published = WeightChain.from_teacher(teacher, torch.zeros(SHAPE), width=1 / 2, check=False)
+    with pytest.raises(ValueError, match=r"^NestedModel: chain must be of kind 'nested', got 'os"):
+        NestedModel(teacher, published)
+    with pytest.raises(ValueError, match=r"^calibrate: chain must be nested, got kind 'oskt'\. Re"):
+        calibrate(published, lambda: [])
+    nested = nested_chain(teacher)
+    nested.absent = ("classifier.weight",)
+    with pytest.raises(ValueError, match=r"^NestedModel: chain must hold all its weights, got one"):
+        NestedModel(teacher, nested)
+    with pytest.raises(ValueError, match=r"^JointModel: chain must be of kind 'oskt', got 'nested"):
+        refine_chain(teacher, nested_chain(teacher), TinyData(), RefineRecipe(), "unused")
