@@ -11,6 +11,7 @@ from oskt.losses import (
     batch_hard_triplet,
     center_loss,
     distillation,
+    similarity_distillation,
     smoothed_cross_entropy,
 )
 from oskt.train.recipe import RECIPES, Recipe
@@ -65,6 +66,7 @@ def test_gradients_match_finite_differences():
         lambda f: batch_hard_triplet(f, IDS, margin=None, hard_factor=0.2),
         lambda f: center_loss(f, IDS, centers),
         lambda f: distillation(f, features()[:, [1, 0, 2, 3, 4]]),
+        lambda f: similarity_distillation(f, features()[:, [1, 0, 2]]),
     ):
         (grad,) = torch.autograd.grad(loss(feature), feature)
         direction = torch.randn_like(feature)
@@ -106,6 +108,19 @@ def test_distillation_is_kl_and_spares_the_teacher():
     assert student.grad is not None
 
 
+def test_similarity_is_of_cosines_and_spares_the_teacher():
+    student = torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 1.0]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 5.0]], requires_grad=True)
+    loss = similarity_distillation(student, teacher)
+    loss.backward()
+    # Two pairs of cosine sqrt(1/2) that should be 0, counted in both orders, over nine.
+    assert loss.item() == pytest.approx(4 * 0.5 / 9, rel=1e-6)
+    assert teacher.grad is None
+    assert student.grad is not None
+    wide = torch.cat([7 * student, torch.zeros(3, 4)], 1)  # lengths and zeros change nothing
+    assert similarity_distillation(wide, student).item() == pytest.approx(0.0, abs=1e-12)
+
+
 def test_losses_are_float32_in_autocast():
     feature, logits = features(torch.bfloat16), torch.randn(8, 5, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -114,6 +129,7 @@ def test_losses_are_float32_in_autocast():
             center_loss(feature, IDS, torch.randn(4, 5)),
             smoothed_cross_entropy(logits, IDS),
             distillation(logits, logits.flip(1)),
+            similarity_distillation(feature, logits),
         ]
     assert {loss.dtype for loss in losses} == {torch.float32}
     outside = batch_hard_triplet(feature.float(), IDS)

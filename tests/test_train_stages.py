@@ -87,12 +87,13 @@ def test_a_real_chain_is_refined_and_resumed(tmp_path):
 
 
 def test_the_joint_loss_is_the_sum_of_its_parts():
-    changed = recipe(alpha=0.5, distill=4.0, alpha_ramp="linear")
+    changed = recipe(alpha=0.5, distill=4.0, similarity=3.0, alpha_ramp="linear")
     teacher = TinyNet(dropout=0.0)
     joint = JointObjective(TinyJoint(teacher), changed)
     images, ids, _ = next(TinyData().batches(1))
     total, parts = joint(images, ids, progress=0.5)
     expected = parts["refining"] + 4.0 * parts["student/distillation"]
+    expected += 3.0 * parts["student/similarity"]
     for name in ("teacher", "student"):
         expected += parts[f"{name}/id"] + parts[f"{name}/triplet"] + 5e-4 * parts[f"{name}/center"]
     torch.testing.assert_close(total.detach(), expected)
@@ -108,7 +109,8 @@ def test_terms_without_weight_are_not_computed():
     joint.refining_loss = lambda scale: pytest.fail("computed")
     images, ids, _ = next(TinyData().batches(1))
     _, parts = JointObjective(joint, recipe(alpha=0.0))(images, ids, 0.0)
-    assert not any("refining" in name or "distillation" in name for name in parts)
+    terms = ("refining", "distillation", "similarity")
+    assert not any(term in name for name in parts for term in terms)
 
 
 class LargeData(TinyData):

@@ -171,6 +171,31 @@ def distillation(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) 
         )
 
 
+def similarity_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over all pairs of images of (cos(s_i, s_j) - cos(t_i, t_j))^2: alike ranking, whatever
+    the lengths of the two features.
+
+    Args:
+        student: [B, F], features before BNNeck.
+        teacher: [B, F'], of the same images; detached here.
+
+    Returns:
+        float32 scalar, differentiable in `student`.
+
+    Source:
+        Tung and Mori 2019, eq. 3-5 (similarity-preserving distillation). Difference: cosines in
+        place of row-normalised inner products, because retrieval ranks by cosine.
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+        >>> similarity_distillation(2 * feature, feature).item()
+        0.0
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        own, target = (F.normalize(f.float(), dim=1) for f in (student, teacher.detach()))
+        return (own @ own.T - target @ target.T).square().mean()
+
+
 class ReIDLoss(nn.Module):
     """Label-smoothed cross-entropy + triplet + weight * center: the loss of one network.
 

@@ -158,7 +158,7 @@ class RefineRecipe(Recipe):
 
     Source:
         OSKT, arXiv 2511.06016: L = L_ReID(teacher) + L_ReID(S-Student) + alpha * L_refine.
-        Differences: `distill` is ours; 0 leaves it out. A nested chain has one set of weights and
+        Differences: `distill` and `similarity` are ours; 0 leaves them out. A nested chain has one set of weights and
         so no refining loss; it is trained at several widths a step (universally slimmable
         networks, Yu & Huang 2019), distilled from the full width.
 
@@ -180,13 +180,16 @@ class RefineRecipe(Recipe):
         0.0, "weight of KL(teacher || student) on the logits, >= 0; temperature^2 is usual"
     )
     temperature: float = _flag(2.0, "temperature of that KL, > 0")
+    similarity: float = _flag(
+        0.0, "weight of the squared difference of feature cosines, student to teacher, >= 0"
+    )
     random_widths: int = _flag(
         0, "students of random widths in every step beside the narrowest, nested chains only, >= 0"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("alpha", "distill"):
+        for name in ("alpha", "distill", "similarity"):
             self._require(
                 0 <= getattr(self, name) < math.inf,
                 name,

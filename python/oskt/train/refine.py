@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from oskt.calibration import calibrate
 from oskt.checkpoint import provenance, save_model
 from oskt.joint import JointModel
-from oskt.losses import ReIDLoss, distillation
+from oskt.losses import ReIDLoss, distillation, similarity_distillation
 from oskt.nested import NestedModel
 from oskt.train.loop import Batches, fit
 from oskt.train.process import World
@@ -26,13 +26,14 @@ class JointObjective(nn.Module):
     """The ReID loss of every network, the refining loss and distillation; an Objective of `fit`.
 
     L = L_ReID(teacher) + alpha L_refine
-        + sum over students of (L_ReID(student) + distill KL(teacher || student)).
+        + sum over students of (L_ReID(student) + distill KL(teacher || student)
+                                + similarity (cosines of teacher - cosines of student)^2).
 
     Args:
         joint: oskt.JointModel, or any module with its interface: in training mode it returns the
             (feature, logits) of the teacher and then of each student (the S-Student alone, or one
             per width of the step), and it has `refining_loss(scale)`, `teacher`, `s_student()`.
-        recipe: alpha, its ramp, distill, temperature and the ReID loss.
+        recipe: alpha and its ramp, distill, temperature, similarity, the ReID loss.
     """
 
     def __init__(self, joint: Any, recipe: RefineRecipe) -> None:
@@ -59,6 +60,10 @@ class JointObjective(nn.Module):
                 kl = distillation(logits, outputs[0][1], temperature=recipe.temperature)
                 total = total + recipe.distill * kl
                 parts[f"{name}/distillation"] = kl.detach()
+            if index and recipe.similarity:
+                gap = similarity_distillation(feature, outputs[0][0])
+                total = total + recipe.similarity * gap
+                parts[f"{name}/similarity"] = gap.detach()
         if recipe.alpha:
             refining = self.joint.refining_loss(recipe.refining_scale(progress))
             total = total + refining
