@@ -140,12 +140,15 @@ def refine(
     data: Data,
     out: Out,
     teacher: Annotated[Path, typer.Option(help="model file of `oskt teacher`")],
-    chain_width: Annotated[float, typer.Option(help="M/N of every channel group")] = 0.125,
+    chain_width: Annotated[
+        float, typer.Option(help="narrowest width that is trained, as a share of the teacher's")
+    ] = 0.125,
     rows: Annotated[
         Literal["folded", "published"], typer.Option(help="what is clustered; see clustering.py")
     ] = "folded",
     method: Annotated[
-        Literal["kmeans", "ward", "random"], typer.Option(help="how it is clustered")
+        Literal["kmeans", "ward", "random"],
+        typer.Option(help="how a published chain is clustered; merge trees are Ward's"),
     ] = "kmeans",
     classifier: Annotated[
         bool, typer.Option(help="keep the classifier in the file, for fine-tuning on this data")
@@ -163,7 +166,7 @@ def refine(
     _print_frozen(chain)
     path = refine_chain(
         model, chain, batches, recipe, out, parent=teacher, classifier=classifier,
-        **_fit_options(folder, run),
+        calibration=folder.unlabelled, **_fit_options(folder, run),
     )  # fmt: skip
     console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
