@@ -190,8 +190,12 @@ def expand(
     recalibrate: Annotated[
         str | None, typer.Option(help="data set whose images measure norm statistics")
     ] = None,
-    height: Annotated[int, typer.Option(help="of those images, pixels")] = 256,
-    image_width: Annotated[int, typer.Option(help="of those images, pixels")] = 128,
+    height: Annotated[
+        int | None, typer.Option(help="of those images, pixels; default as trained")
+    ] = None,
+    image_width: Annotated[
+        int | None, typer.Option(help="of those images, pixels; default as trained")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Write a student of any size; give --width, --preset, --group or a budget."""
@@ -201,8 +205,11 @@ def expand(
         width=width, preset=preset, widths=given, params=params, macs=macs, norm=norm
     )
     if recalibrate is not None:
-        recipe = Recipe(height=height, width=image_width)
-        ReIDData(recalibrate, recipe, device=device).recalibrate(student)
+        given_size = {"height": height, "width": image_width}
+        trained = source.meta.get("recipe", {})
+        fields = {k: trained[k] for k in ("height", "width", "pad", "flip", "erasing") if trained}
+        fields |= {name: pixels for name, pixels in given_size.items() if pixels}
+        ReIDData(recalibrate, Recipe(**fields), device=device).recalibrate(student)
     parameters, macs = source.costs(students.widths_of(student))
     save_model(out, student.cpu(), _student_meta(student, chain))
     console.print(f"student: {out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
