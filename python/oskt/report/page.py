@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
 from importlib.resources import files
@@ -45,21 +45,39 @@ def html_page(data: ReportData) -> str:
         _training(data),
         _clusters(data),
         _samples(data),
-        _facts(data),
+        facts_section(data.facts),
     ]
+    return shell(
+        data.title,
+        headline(data.rows),
+        _tiles(compare(data.rows)),
+        [part for part in parts if part],
+    )
+
+
+def shell(title: str, opening: str, tiles: str, sections: Sequence[str]) -> str:
+    """A whole page.
+
+    Args:
+        title: plain text, of the window and the heading.
+        opening: plain text beneath it, what the page shows.
+        tiles: HTML beneath that, or "".
+        sections: HTML, such as `section` makes.
+    """
     style = (files("oskt.report") / "style.css").read_text(encoding="utf-8")
-    body = "\n".join(part for part in parts if part)
+    body = "\n".join(sections)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(data.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="eyebrow">One-shot knowledge transfer</p>\n<h1>{escape(data.title)}</h1>'
-        f'\n<p class="headline">{escape(headline(data.rows))}</p>\n{_tiles(compare(data.rows))}'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f'<header><p class="eyebrow">One-shot knowledge transfer</p>\n<h1>{escape(title)}</h1>'
+        f'\n<p class="headline">{escape(opening)}</p>\n{tiles}'
         f"</header>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
-def _section(title: str, lead: str, content: str) -> str:
+def section(title: str, lead: str, content: str) -> str:
+    """A part of a page: heading, what it is, and its HTML."""
     return (
         f'<section>\n<h2>{escape(title)}</h2>\n<p class="lead">{escape(lead)}</p>\n'
         f"{content}\n</section>"
@@ -90,7 +108,8 @@ def _tiles(table: Comparison) -> str:
     return f'<ul class="tiles">{items}</ul>\n' if tiles else ""
 
 
-def _figure(draw: Callable[[plots.Theme], Figure], caption: str) -> str:
+def figure(draw: Callable[[plots.Theme], Figure], caption: str) -> str:
+    """A picture that follows the page into dark mode, with a caption in plain text."""
     light, dark = plots.render(draw)
     source = "data:image/png;base64,"
     return (
@@ -105,29 +124,29 @@ def _results(data: ReportData) -> str:
         return ""
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(data.rows))
     lead = "Each line is one network. The columns differ only in where its weights came from."
-    return _section("Results", lead, f'{html_table(data.rows)}\n<ul class="notes">{listed}</ul>')
+    return section("Results", lead, f'{html_table(data.rows)}\n<ul class="notes">{listed}</ul>')
 
 
 def _trade_offs(data: ReportData) -> str:
     if not compare(data.rows).students:
         return ""
     figures = [
-        _figure(partial(plots.trade_off, data.rows, "parameters"), "Accuracy against size."),
-        _figure(partial(plots.trade_off, data.rows, "macs"), "Accuracy against work per image."),
+        figure(partial(plots.trade_off, data.rows, "parameters"), "Accuracy against size."),
+        figure(partial(plots.trade_off, data.rows, "macs"), "Accuracy against work per image."),
     ]
     lead = (
         "Up and to the left is better. The fractions along the bottom are widths; the dotted line "
         "is the teacher."
     )
-    return _section("Accuracy for its price", lead, f'<div class="pair">{"".join(figures)}</div>')
+    return section("Accuracy for its price", lead, f'<div class="pair">{"".join(figures)}</div>')
 
 
 def _training(data: ReportData) -> str:
     if not data.curves:
         return ""
     names = ", ".join(data.curves)
-    figure = _figure(partial(plots.training_curves, data.curves), f"Trainings: {names}.")
-    return _section("Training", "How the loss fell and the accuracy rose.", figure)
+    drawing = figure(partial(plots.training_curves, data.curves), f"Trainings: {names}.")
+    return section("Training", "How the loss fell and the accuracy rose.", drawing)
 
 
 def _clusters(data: ReportData) -> str:
@@ -138,15 +157,15 @@ def _clusters(data: ReportData) -> str:
         if any(group.inertia is not None for group in data.groups)
         else ""
     )
-    figures = [_figure(partial(plots.cluster_sizes, data.groups), caption)]
+    figures = [figure(partial(plots.cluster_sizes, data.groups), caption)]
     if any(group.merge_costs for group in data.groups):
         caption = "A line that stays high lets many channels merge before anything is lost."
-        figures.append(_figure(partial(plots.merge_costs, data.groups), caption))
+        figures.append(figure(partial(plots.merge_costs, data.groups), caption))
     lead = (
         "Channels that must stay together form a group; within it, channels with alike weights "
         "are merged into clusters. The clusters are the rows of the weight chain."
     )
-    return _section("What was merged", lead, "".join(figures))
+    return section("What was merged", lead, "".join(figures))
 
 
 def _rankings(data: ReportData) -> str:
@@ -156,7 +175,7 @@ def _rankings(data: ReportData) -> str:
         "Who does the network find? The query stands on the left, its nearest images follow, best "
         "first. Green with a tick is the same person, red with a cross another."
     )
-    return _section("Ranking lists", lead, "\n".join(map(_ranking, data.rankings)))
+    return section("Ranking lists", lead, "\n".join(map(_ranking, data.rankings)))
 
 
 def _ranking(ranking: Ranking) -> str:
@@ -189,17 +208,18 @@ def _samples(data: ReportData) -> str:
         for number, row in enumerate(data.samples, 1)
     )
     lead = "Some people of the data, a group of pictures for each, from as many cameras as exist."
-    return _section("The data", lead, f'<ul class="samples">{rows}</ul>')
+    return section("The data", lead, f'<ul class="samples">{rows}</ul>')
 
 
-def _facts(data: ReportData) -> str:
-    if not data.facts:
+def facts_section(facts: Mapping[str, Any]) -> str:
+    """What to know to repeat a run: heading -> text, a list of lines, or a dict."""
+    if not facts:
         return ""
     entries = "".join(
-        f"<dt>{escape(name)}</dt><dd>{_fact(value)}</dd>" for name, value in data.facts.items()
+        f"<dt>{escape(name)}</dt><dd>{_fact(value)}</dd>" for name, value in facts.items()
     )
     lead = "What stands behind these numbers."
-    return _section("How it was made", lead, f'<dl class="facts">{entries}</dl>')
+    return section("How it was made", lead, f'<dl class="facts">{entries}</dl>')
 
 
 def _fact(value: Any) -> str:

@@ -140,7 +140,7 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain_count(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_count(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", length=0)
     axes.grid(visible=False, axis="x")
@@ -148,11 +148,12 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
     axes.set_xlabel("Parameters" if cost == "parameters" else "Multiply-accumulates per image")
     handles, labels = axes.get_legend_handles_labels()
     _legend_above(axes, handles[::-1], labels[::-1])
-    _title_left(axes, "mAP, %", theme)
+    title_left(axes, "mAP, %", theme)
     return figure
 
 
-def _plain_count(value: float) -> str:
+def plain_count(value: float) -> str:
+    """A round count without idle zeros, for an axis."""
     number, _, unit = count_text(value).partition(" ")
     return f"{float(number):g} {unit}".strip()
 
@@ -184,7 +185,8 @@ def _legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> 
     )
 
 
-def _title_left(axes: Axes, text: str, theme: Theme) -> None:
+def title_left(axes: Axes, text: str, theme: Theme) -> None:
+    """What the vertical axis shows, above it."""
     axes.set_title(text, loc="left", fontsize=10, color=theme.quiet, pad=9)
 
 
@@ -211,7 +213,7 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], theme: Theme) -> Fi
         axes.tick_params(length=0)
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
-        _title_left(axes, title, theme)
+        title_left(axes, title, theme)
     handles, labels = (right if right.lines else left).get_legend_handles_labels()
     right.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return figure
@@ -258,11 +260,11 @@ def cluster_sizes(groups: Sequence[Group], theme: Theme) -> Figure:
     panels[0].set_ylim(len(groups) - 0.4, -0.6)
     panels[0].set_xlim(0, 1.1 if known else 1.07)
     panels[0].set_xticks([])
-    _title_left(panels[0], "Channels of each group, cut into clusters", theme)
+    title_left(panels[0], "Channels of each group, cut into clusters", theme)
     if known:
         panels[1].set_xlim(left=0)
         panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-        _title_left(panels[1], "Variance lost by merging", theme)
+        title_left(panels[1], "Variance lost by merging", theme)
     for axes in panels:
         axes.grid(visible=axes is not panels[0], axis="x")
         axes.grid(visible=False, axis="y")
@@ -297,6 +299,6 @@ def merge_costs(groups: Sequence[Group], theme: Theme) -> Figure:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.tick_params(length=0)
     axes.set_xlabel("Clusters left, as a share of the teacher's channels")
-    _title_left(axes, "Variance kept, one line per channel group from input to output", theme)
+    title_left(axes, "Variance kept, one line per channel group from input to output", theme)
     axes.legend(loc="lower left")
     return figure

@@ -1,0 +1,157 @@
+"""Cells: what is asked for, and the ones of a family of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from oskt.compare import ablations
+from oskt.compare.methods import METHODS, Setting
+from oskt.compare.parts import Chain, Data, Student, Teacher
+from oskt.compare.scales import Scale, Size, stretched
+from oskt.train import Recipe
+
+FULL_WIDTH = "full"  # size of the cells that score a teacher or a refined teacher
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number to find: labels that place it in its table, and the part that answers it.
+
+    Args:
+        table: key of TABLES.
+        scenario: name of the data, "a -> b" where teacher and student have different ones.
+        variant: what the table varies beside method and size; "" if nothing.
+        method: key of METHODS, or "teacher".
+        size: label of a Size, or FULL_WIDTH.
+        budget: how long the student trains (see Scale.epochs); "" where nothing does.
+        seed: of the data's draw in few-shot tables, and of all training.
+        part: what is made and scored.
+        curve: score the training a few times on its way.
+    """
+
+    table: str
+    scenario: str
+    variant: str
+    method: str
+    size: str
+    budget: str
+    seed: int
+    part: Student | Teacher | Chain
+    curve: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What of a table is asked for; None takes all that the table has.
+
+    Args:
+        scale: how large everything is.
+        seeds, methods, sizes, variants: the rows and columns wanted.
+        data: "source" and "target" -> real data sets, in place of drawn worlds.
+    """
+
+    scale: Scale
+    seeds: Sequence[int] | None = None
+    methods: Sequence[str] | None = None
+    sizes: Sequence[str] | None = None
+    variants: Sequence[str] | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    def chosen(self, what: str, known: Iterable[str]) -> list[str]:
+        """The asked-for ones of `known`, in its order."""
+        known, asked = list(known), getattr(self, what)
+        strange = [name for name in asked or () if name not in known]
+        if strange:
+            raise ValueError(
+                f"compare: {what} must be of {', '.join(known)}, got {', '.join(strange)}. "
+                "Choose among those, or leave the option out for all."
+            )
+        return [name for name in known if asked is None or name in asked]
+
+    def seed_list(self, usual: int) -> list[int]:
+        return list(range(usual)) if self.seeds is None else list(self.seeds)
+
+    def world(self, name: str) -> Data:
+        """A drawn world; "c" is the small one."""
+        options = dict(self.scale.data)
+        if name == "c":
+            options["train_ids"] = max(options["train_ids"] // 2, self.scale.student.identities)
+        return Data(name, options=options)
+
+    def single(self) -> Data:
+        """The one data set of a table in a single scenario."""
+        if "target" in self.data:
+            raise ValueError(
+                "compare: this table must have one data set, got source and target. "
+                "Give --data source=PATH alone."
+            )
+        return self._real("source") if self.data else self.world("plain")
+
+    def transfers(self) -> list[tuple[Data, Data]]:
+        """(source, target) of every transfer."""
+        if self.data:
+            if set(self.data) != {"source", "target"}:
+                raise ValueError(
+                    f"compare: data must name source and target, got {', '.join(self.data)}. "
+                    "Give --data source=PATH --data target=PATH."
+                )
+            return [(self._real("source"), self._real("target"))]
+        return [(self.world(a), self.world(b)) for a, b in (("a", "b"), ("a", "c"), ("b", "c"))]
+
+    def _real(self, name: str) -> Data:
+        return Data(name, root=self.data[name])
+
+
+def family(
+    table: str,
+    scale: Scale,
+    source: Data,
+    target: Data,
+    seed: int,
+    methods: Sequence[str],
+    sizes: Sequence[Size],
+    budgets: Sequence[str],
+    *,
+    variant: str = "",
+    network: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    change: Callable[[Student], Student] = ablations.unchanged,
+    curves: Sequence[str] = (),
+    teacher: bool = False,
+    refined: bool = False,
+) -> Iterator[Cell]:
+    """The cells of some methods at some sizes in one scenario, for one seed.
+
+    Args:
+        epochs: of a student, in place of what the budget says.
+        change: an ablation.
+        curves: sizes whose long trainings are scored on their way.
+        teacher, refined: score the teacher, and what every refinement makes of it, too.
+    """
+    scenario = source.name if source == target else f"{source.name} -> {target.name}"
+    network = scale.network if network is None else network
+    if teacher:
+        whole = Teacher(source, network, replace(scale.teacher, seed=seed))
+        yield Cell(table, scenario, variant, "teacher", FULL_WIDTH, "", seed, whole)
+    for method in methods:
+        for number, size in enumerate(sizes):
+            for budget in budgets:
+                recipe = _recipe(scale, budget, epochs, seed)
+                student = METHODS[method](
+                    Setting(scale, network, source, target, size, seed, recipe)
+                )
+                student = change(student)
+                chain = student.start.source
+                first = number == 0 and budget == budgets[0]
+                if refined and first and isinstance(chain, Chain) and chain.recipe is not None:
+                    yield Cell(table, scenario, variant, method, FULL_WIDTH, "", seed, chain)
+                curve = size.label in curves and budget == "long"
+                labels = (table, scenario, variant, method, size.label, budget, seed)
+                yield Cell(*labels, student, curve)
+
+
+def _recipe(scale: Scale, budget: str, epochs: int | None, seed: int) -> Recipe:
+    recipe = stretched(scale.student, scale.epochs(budget) if epochs is None else epochs)
+    return replace(recipe, seed=seed)

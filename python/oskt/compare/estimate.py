@@ -1,0 +1,163 @@
+"""How long a table will take, before it is started: a rough guess from a few steps here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from oskt import models
+from oskt.compare.cells import Cell
+from oskt.compare.parts import (
+    Chain,
+    Data,
+    Student,
+    Teacher,
+    folder_name,
+    trained_parts,
+)
+from oskt.compare.scales import SIZES, Scale
+from oskt.compare.workshop import Workshop
+from oskt.console import duration_text
+from oskt.data import read_data
+from oskt.losses import ReIDLoss
+from oskt.train import Recipe, World
+from oskt.widths import macs
+
+DRAW_S = 0.006  # a picture of 128 x 64, of all processes
+RANDOM_WIDTH = 0.5  # work of a student of random width, as a share of the teacher's
+TEST_IMAGES = 1500
+
+
+class Estimate:
+    """Seconds of cells, from the time of a training step at two sizes on this machine.
+
+    A step takes a + b * MACs; parts that are already made cost nothing, and each is counted once.
+    """
+
+    def __init__(self, scale: Scale, workshop: Workshop) -> None:
+        self.scale = scale
+        self.workshop = workshop
+        self._counted: set[str] = set()
+        self._images: dict[str, int] = {}
+        self._cost: dict[tuple[str, str], float] = {}
+        size = SIZES["S1"]
+        whole, small = dict(scale.network), {**scale.network}
+        small["in_planes"] = max(1, round(whole["in_planes"] * size.share))
+        times = [
+            _step_seconds(network, scale.student, workshop.device) for network in (small, whole)
+        ]
+        work = [self._macs(network, None) for network in (small, whole)]
+        self._slope = max(0.0, (times[1] - times[0]) / max(work[1] - work[0], 1))
+        self._fixed = max(times[0] - self._slope * work[0], 0.0)
+
+    def show(self, cells: Sequence[Cell], left: Collection[int], console: Console) -> None:
+        """List the cells, those in `left` (by id) with their seconds, and the sum."""
+        total = 0.0
+        for cell in cells:
+            seconds = self.seconds(cell) if id(cell) in left else 0.0
+            total += seconds
+            state = f"about {duration_text(seconds)}" if id(cell) in left else "found"
+            labels = (cell.scenario, cell.variant, cell.method, cell.size, cell.budget)
+            text = "  ".join([*filter(None, labels), f"seed {cell.seed}"])
+            console.print(f"{text:<60}  {state}", highlight=False)
+        console.print(
+            f"{len(cells)} cells, {len(left)} to find: about {duration_text(total)} on this machine"
+        )
+
+    def seconds(self, cell: Cell) -> float:
+        """What a cell adds to those asked for before it."""
+        new = [
+            part for part in trained_parts(cell.part)
+            if folder_name(part) not in self._counted and not self._made(part)
+        ]  # fmt: skip
+        self._counted |= {folder_name(part) for part in new}
+        scored = 2 * TEST_IMAGES * (self._fixed / 64 + self._slope / 3 / 64 * self._work(cell.part))
+        return sum(map(self._training, new)) + scored
+
+    def _made(self, part: Teacher | Chain | Student) -> bool:
+        folder = self.workshop.root / folder_name(part)
+        return folder.is_dir() and any(folder.glob("*.safetensors"))
+
+    def _training(self, part: Teacher | Chain | Student) -> float:
+        recipe = part.recipe
+        assert recipe is not None
+        if isinstance(part, Student):
+            data = part.data
+        else:
+            data = part.data if isinstance(part, Teacher) else part.teacher.data
+        batch = recipe.identities * recipe.instances
+        steps = recipe.epochs * max(1, self._training_images(data) // batch)
+        drawing = self._drawing(data)
+        forwards = 1 + (isinstance(part, Student) and part.told_by is not None)
+        step = self._fixed * forwards + self._slope * self._work(part)
+        return drawing + steps * step * batch / 64
+
+    def _work(self, part: Teacher | Chain | Student) -> float:
+        """MACs of one image in one training step, in units of a plain training's forward."""
+        if isinstance(part, Teacher):
+            return self._macs(part.network, None)
+        if isinstance(part, Student):
+            network = part.start.teacher.network
+            told = self._macs(network, None) / 3 if part.told_by else 0.0
+            return told + self._macs(network, part)
+        whole = self._macs(part.teacher.network, None)
+        random_widths = part.recipe.random_widths if part.recipe else 0
+        return whole * (1 + part.width**2 + random_widths * RANDOM_WIDTH)
+
+    def _macs(self, network: Mapping[str, Any], student: Student | None) -> float:
+        size = student.start.size if student else None
+        key = (repr(sorted(network.items())), repr(size))
+        if key not in self._cost:
+            recipe = self.scale.student
+            coupling = self.workshop.coupling(models.ResNet(num_classes=1, **network), recipe)
+            widths = size.widths(coupling, network) if size else {}
+            self._cost[key] = macs(coupling, widths)
+        return self._cost[key]
+
+    def _training_images(self, data: Data) -> int:
+        key = data.root or data.name
+        if key not in self._images:
+            if data.name == "digits":
+                self._images[key] = 1197
+            elif data.root:
+                self._images[key] = len(read_data(data.root).train)
+            else:
+                self._images[key] = data.options["train_ids"] * data.options["images_per_id"]
+        ratio = data.few_shot[0] if data.few_shot else 1.0
+        return round(self._images[key] * ratio)
+
+    def _drawing(self, data: Data) -> float:
+        """Seconds of drawing a world that no cell before has needed."""
+        if data.root or data.name == "digits" or f"drawn {data.name}" in self._counted:
+            return 0.0
+        self._counted.add(f"drawn {data.name}")
+        if any(self.workshop.root.glob(f"data-{data.name}-*")):
+            return 0.0
+        options = data.options
+        pictures = (options["train_ids"] + options["test_ids"]) * options["images_per_id"]
+        pixels = options["height"] * options["width"] / (128 * 64)
+        return DRAW_S * pictures * max(pixels, 0.5)
+
+
+def _step_seconds(network: Mapping[str, Any], recipe: Recipe, device: str | None) -> float:
+    """Median time of a training step of 64 images."""
+    place = World.from_environment(device).device
+    model: nn.Module = models.ResNet(num_classes=200, **network).to(place).train()
+    ids = torch.arange(16, device=place).repeat_interleave(4)
+    images = torch.randn(64, 3, recipe.height, recipe.width, device=place)
+    times = []
+    loss: ReIDLoss | None = None
+    for _ in range(4):
+        start = time.perf_counter()
+        feature, logits = model(images)
+        loss = loss or ReIDLoss(recipe, 200, feature.shape[1]).to(place)
+        loss(feature, logits, ids)[0].backward()
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[1]

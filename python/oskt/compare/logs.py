@@ -1,0 +1,55 @@
+"""What the log of a finished training says: steps, seconds, scores on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from oskt.report import read_log
+from oskt.train import Recipe
+
+SCORE_S = "score_s"  # an evaluation's own seconds, beside its scores
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Optimiser steps of a training and the seconds that they took, evaluations left out."""
+
+    steps: int
+    seconds: float
+
+
+def spent(folder: Path, recipe: Recipe) -> Spent:
+    """Add up the reports of a training's log: each covers the steps since the one before it.
+
+    The report after an evaluation covers its seconds, too; they are taken off.
+
+    Args:
+        folder: of the training.
+        recipe: of the training; its batch is read.
+    """
+    records = read_log(folder / "log.jsonl")
+    images = recipe.identities * recipe.instances
+    last = max((n for n, record in enumerate(records) if record["kind"] == "step"), default=0)
+    steps, seconds, before = 0, 0.0, (0, 0)
+    for number, record in enumerate(records):
+        if record["kind"] == "step":
+            epoch, step = record["epoch"], record["step"]
+            new = step - (before[1] if epoch == before[0] else 0)
+            before = (epoch, step)
+            steps += new
+            seconds += new * images / max(record["images_per_s"], 0.05)
+        elif record["kind"] == "epoch" and number < last:
+            seconds -= sum(value for name, value in record.items() if name.endswith(SCORE_S))
+    return Spent(steps, seconds)
+
+
+def curve(folder: Path) -> list[list[float]]:
+    """[steps done, first score] of every evaluation during a training."""
+    records = read_log(folder / "log.jsonl")
+    steps = max((record["step"] for record in records if record["kind"] == "step"), default=0)
+    return [
+        [steps * record["epoch"], record[name]]
+        for record in records if record["kind"] == "epoch"
+        for name in ("mAP", "accuracy") if name in record
+    ]  # fmt: skip

@@ -1,0 +1,134 @@
+"""The methods that are compared: each says, as plain data, how it makes a student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from oskt.compare.parts import Chain, Data, Start, Student, Teacher
+from oskt.compare.scales import CHAIN_OF, NARROWEST, Scale, Size, stretched
+from oskt.train import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all methods of one cell.
+
+    Args:
+        scale: recipes of teachers and chains.
+        network: options of `models.ResNet` for the teacher.
+        source, target: data of teacher and refinement, and of the student.
+        size: of the student.
+        seed: of everything that is trained or drawn.
+        recipe: the student's training; None scores it as it starts.
+    """
+
+    scale: Scale
+    network: Mapping[str, Any]
+    source: Data
+    target: Data
+    size: Size
+    seed: int
+    recipe: Recipe | None
+
+    @property
+    def teacher(self) -> Teacher:
+        return Teacher(self.source, self.network, replace(self.scale.teacher, seed=self.seed))
+
+    @property
+    def target_teacher(self) -> Teacher:
+        """A teacher of the target's identities: the source's, trained on as long as a student."""
+        if self.target == self.source or self.recipe is None:
+            return self.teacher
+        recipe = stretched(self.scale.teacher, self.recipe.epochs)
+        return Teacher(
+            self.target, self.network, replace(recipe, seed=self.seed), start=self.teacher
+        )
+
+    def student(self, how: str, source: Teacher | Chain, **told: Any) -> Student:
+        start = Start(how, source, self.size, self.seed)
+        return Student(start, self.target, self.recipe, **told)
+
+    def chain(self, width: float, **options: Any) -> Chain:
+        """Ours, of the published kind: rows with the norm folded in, distillation."""
+        recipe = replace(self.scale.refine, seed=self.seed)
+        return Chain(self.teacher, "oskt", width, recipe, **options)
+
+    def published_chain(self, width: float) -> Chain:
+        """As the published code makes it: Ward on raw rows, the refining loss alone."""
+        chain = self.chain(width, rows="published", method="ward")
+        return replace(chain, recipe=replace(self.scale.refine, seed=self.seed, distill=0.0))
+
+    def nested_chain(self, width: float = NARROWEST, **options: Any) -> Chain:
+        recipe = replace(self.scale.nested, seed=self.seed)
+        return Chain(self.teacher, "nested", width, recipe, **options)
+
+
+def scratch(s: Setting) -> Student:
+    return s.student("scratch", s.teacher)
+
+
+def weight_selection(s: Setting) -> Student:
+    return s.student("weight-selection", s.teacher)
+
+
+def kd(s: Setting) -> Student:
+    telling = {"weight": s.scale.nested.distill, "temperature": s.scale.nested.temperature}
+    return s.student("scratch", s.teacher, told_by=s.target_teacher, telling=telling)
+
+
+def kd_plus(s: Setting) -> Student:
+    telling = {"weight": 16.0, "temperature": 4.0, "norm_direction": 1.0}  # those of its code
+    return s.student("scratch", s.teacher, told_by=s.target_teacher, telling=telling)
+
+
+def depgraph(s: Setting) -> Student:
+    return s.student("depgraph", s.teacher)
+
+
+def folding(s: Setting) -> Student:
+    return s.student("folding", s.teacher)
+
+
+def published(s: Setting) -> Student:
+    return s.student("published", s.published_chain(chain_width(s.size)))
+
+
+def oskt(s: Setting) -> Student:
+    return s.student("oskt", s.chain(chain_width(s.size)))
+
+
+def nested(s: Setting) -> Student:
+    return s.student("oskt", s.nested_chain())
+
+
+def chain_width(size: Size) -> float:
+    """Width of the published chain that serves a size; its own width for a size of no name."""
+    return CHAIN_OF.get(size.label, size.share)
+
+
+METHODS: dict[str, Callable[[Setting], Student]] = {
+    "scratch": scratch,
+    "weight-selection": weight_selection,
+    "kd": kd,
+    "kd++": kd_plus,
+    "depgraph": depgraph,
+    "folding": folding,
+    "oskt-published": published,
+    "oskt": oskt,
+    "nested": nested,
+}
+TITLES = {
+    "scratch": "From scratch",
+    "weight-selection": "Weight Selection",
+    "kd": "KD",
+    "kd++": "KD++",
+    "depgraph": "DepGraph",
+    "folding": "Model Folding",
+    "oskt-published": "OSKT, published",
+    "oskt": "OSKT, ours",
+    "nested": "Nested, ours",
+    "teacher": "Teacher",
+}
+OURS = ("oskt", "nested")

@@ -1,0 +1,183 @@
+"""What a comparison is made of, as plain data: each part names the parts that it is made from.
+
+Data -> Teacher -> Chain -> Start -> Student. A part's digest is that of everything it stands for,
+so that equal work has one folder, whichever tables ask for it, and changed settings have another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from oskt.compare.scales import Size
+from oskt.train import Recipe, RefineRecipe
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Args:
+        name: a drawn world, "digits", or what `--data` calls a real one.
+        root: the real one, in the notation of `oskt.data.read_data`; "" draws the world.
+        options: of `make_pedestrians`, for a drawn world.
+        few_shot: (ratio, seed) of the training identities kept; None keeps all.
+    """
+
+    name: str
+    root: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    few_shot: tuple[float, int] | None = None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A full-width network.
+
+    Args:
+        data: what it is trained on.
+        network: options of `models.ResNet`.
+        recipe: its training; its seed is also that of the first weights.
+        trained: False leaves it at random numbers.
+        start: a teacher of other data whose weights it begins with.
+    """
+
+    data: Data
+    network: Mapping[str, Any]
+    recipe: Recipe
+    trained: bool = True
+    start: Teacher | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A weight chain; `recipe` None leaves it as clustering made it, else it is refined.
+
+    Args:
+        teacher: what it is made of; refinement takes the same data.
+        kind, width, rows, method: of `WeightChain.from_teacher`.
+    """
+
+    teacher: Teacher
+    kind: str
+    width: float
+    recipe: RefineRecipe | None
+    rows: str = "folded"
+    method: str = "kmeans"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A student before any training of its own.
+
+    Args:
+        how: a key of `workshop.STARTS`.
+        source: Teacher, or Chain for "published" and "oskt".
+        size: what is asked for.
+        seed: of whatever is drawn.
+    """
+
+    how: str
+    source: Teacher | Chain
+    size: Size
+    seed: int
+
+    @property
+    def teacher(self) -> Teacher:
+        return self.source if isinstance(self.source, Teacher) else self.source.teacher
+
+    @property
+    def knows(self) -> bool:
+        """Whether it can be scored before training: random numbers cannot."""
+        return self.how != "scratch"
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student and its own training.
+
+    Args:
+        start: where it begins.
+        data: what it is trained and scored on.
+        recipe: its training; None leaves it as it starts.
+        told_by: teacher of the same identities that distils into it.
+        telling: options of `baselines.distill_student`: weight, temperature, norm_direction.
+    """
+
+    start: Start
+    data: Data
+    recipe: Recipe | None
+    told_by: Teacher | None = None
+    telling: Mapping[str, float] = field(default_factory=dict)
+
+
+Part = Data | Teacher | Chain | Start | Student
+
+
+def digest(part: Part) -> str:
+    """Eight hex digits that change with anything that the part stands for."""
+    text = json.dumps({type(part).__name__: asdict(part)}, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def folder_name(part: Part) -> str:
+    """A name that speaks, and the digest."""
+    match part:
+        case Data():
+            words = ["data", part.name]
+        case Teacher():
+            words = ["teacher", part.data.name, f"depth{part.network['depth']}", _seed(part.recipe)]
+        case Chain():
+            teacher = part.teacher
+            words = [f"chain-{part.kind}", f"{part.width:g}", teacher.data.name]
+            words.append(_seed(part.recipe or teacher.recipe))
+        case Start():
+            words = ["start", part.how, part.size.label, part.teacher.data.name, f"s{part.seed}"]
+        case Student():
+            start = part.start
+            told = ["kd"] if part.told_by else []
+            words = ["student", start.how, *told, start.size.label, part.data.name]
+            if part.recipe is not None:
+                words += [f"{part.recipe.epochs}ep", _seed(part.recipe)]
+    return "-".join([*words, digest(part)]).replace("/", "_").replace(" ", "_")
+
+
+def _seed(recipe: Recipe) -> str:
+    return f"s{recipe.seed}"
+
+
+def trained_parts(part: Part) -> Iterator[Teacher | Chain | Student]:
+    """The trainings behind a part, parents first, each once, the part's own last."""
+    seen: dict[str, Teacher | Chain | Student] = {}
+
+    def visit(one: Part) -> None:
+        for spec in fields(one):
+            value = getattr(one, spec.name)
+            if isinstance(value, (Data, Teacher, Chain, Start, Student)):
+                visit(value)
+        trains = (
+            (isinstance(one, Teacher) and one.trained)
+            or (isinstance(one, (Chain, Student)) and one.recipe is not None)
+        )  # fmt: skip
+        if trains:
+            assert isinstance(one, (Teacher, Chain, Student))
+            seen.setdefault(folder_name(one), one)
+
+    visit(part)
+    yield from seen.values()
+
+
+def settings(value: Any) -> Any:
+    """A part as short JSON values: recipes by the fields that differ from their defaults."""
+    if isinstance(value, Recipe):
+        plain, usual = value.to_dict(), type(value)().to_dict()
+        return {name: entry for name, entry in plain.items() if entry != usual[name]}
+    if is_dataclass(value):
+        own = {spec.name: settings(getattr(value, spec.name)) for spec in fields(value)}
+        return {name: entry for name, entry in own.items() if entry not in (None, {}, "")}
+    if isinstance(value, Mapping):
+        return {name: settings(entry) for name, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value

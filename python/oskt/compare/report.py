@@ -1,0 +1,283 @@
+"""The report of a table, from its rows alone: Markdown, and a page with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from oskt.checkpoint import write_atomic
+from oskt.compare.cells import FULL_WIDTH
+from oskt.compare.methods import OURS, TITLES
+from oskt.compare.rows import Row, read_rows
+from oskt.compare.summary import AT_ONCE, Cost, Grid, Line, Score, costs, grids
+from oskt.compare.tables import TABLES
+from oskt.compare.verdicts import verdicts
+from oskt.console import duration_text
+from oskt.report.methods import Series, against_size, before_after, convergence
+from oskt.report.page import facts_section, figure, section, shell
+from oskt.report.table import count_text
+
+BUDGETS = {
+    AT_ONCE: "At once, before any training of their own",
+    "short": "After the short training: as many steps for the whole family as one refinement takes",
+    "long": "After the long training: as many epochs for every size as one refinement takes",
+    "own": "After training on the students' data",
+}
+
+
+def write_reports(out: str | Path) -> list[Path]:
+    """Draw the report of every table that a folder has rows of.
+
+    Raises:
+        FileNotFoundError: the folder holds no rows.
+    """
+    found = [name for name in TABLES if (Path(out) / f"{name}.jsonl").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"compare: folder must hold rows of a table, got '{out}' without any TABLE.jsonl. "
+            "Pass the --out of an earlier `oskt compare`."
+        )
+    return [write_report(out, name) for name in found]
+
+
+def write_report(out: str | Path, table: str) -> Path:
+    """Write OUT/TABLE.md and OUT/TABLE.html from OUT/TABLE.jsonl; returns the page's path."""
+    out = Path(out)
+    rows = read_rows(out / f"{table}.jsonl")
+    write_atomic(out / f"{table}.md", markdown(table, rows).encode())
+    path = out / f"{table}.html"
+    write_atomic(path, _page(table, rows).encode())
+    return path
+
+
+def markdown(table: str, rows: Sequence[Row]) -> str:
+    """The report as text: every grid, what was spent, what it says."""
+    lines = [f"# {TABLES[table].title}", "", *facts_lines(rows), ""]
+    for grid in grids(rows, TABLES[table].columns):
+        lines += [f"## {_heading(grid)}", "", *grid_lines(grid), ""]
+    lines += ["## What was spent", "", *_cost_lines(costs(rows)), ""]
+    said = verdicts(table, rows)
+    if said:
+        lines += ["## What it says", "", *(f"- {sentence}" for sentence in said), ""]
+    return "\n".join(lines)
+
+
+def grid_lines(grid: Grid) -> list[str]:
+    """A grid as a Markdown table; the best of a column is bold."""
+    lines = [
+        "| method | " + " | ".join(_column(grid, c) for c in grid.columns) + " |",
+        "|---" * (1 + len(grid.columns)) + "|",
+    ]
+    for line in grid.lines:
+        cells = []
+        for column in grid.columns:
+            score = line.scores.get(column)
+            text = "" if score is None else _cell_text(score)
+            best = score is not None and _is_best(grid, line, column)
+            cells.append(f"**{text}**" if best else text)
+        lines.append(f"| {_name(line)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+_COST_HEADS = (
+    "method", "after", "steps per size", "teacher", "refinement", "students", "steps in all", "time"
+)  # fmt: skip
+
+
+def _cost_lines(found: Sequence[Cost]) -> list[str]:
+    lines = [
+        f"| {' | '.join(_COST_HEADS)} |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    return lines + [f"| {' | '.join(_cost_cells(cost))} |" for cost in found]
+
+
+def _cost_cells(cost: Cost) -> list[str]:
+    low, high = cost.own_steps
+    name = ", ".join(filter(None, (TITLES[cost.method], cost.variant, cost.scenario)))
+    parts = (cost.teacher, cost.refinement, cost.students)
+    return [
+        name,
+        cost.budget,
+        f"{low:,}" if low == high else f"{low:,} to {high:,}",
+        *(f"{steps:,.0f} ({duration_text(seconds)})" for steps, seconds in parts),
+        f"{cost.steps:,.0f} for {cost.sizes} sizes",
+        duration_text(cost.seconds),
+    ]
+
+
+def facts_lines(rows: Sequence[Row]) -> list[str]:
+    """Where the numbers come from, in words."""
+    return [f"{name}: {value}." for name, value in _facts(rows).items()]
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, Any]:
+    def all_of(values: Any) -> str:
+        return "; ".join(dict.fromkeys(str(value) for value in values if value != ""))
+
+    scores = "accuracy" if any(r.trained and "accuracy" in r.trained for r in rows) else "mAP"
+    second = "" if scores == "accuracy" else " / rank-1"
+    seeds = sorted({row.seed for row in rows})
+    return {
+        "Numbers": f"{scores}{second} in %, mean ± standard deviation over seeds "
+        f"{', '.join(map(str, seeds))}",
+        "Data": all_of(title for row in rows for title in row.data),
+        "Machine": all_of(f"{row.machine}, {row.threads} threads" for row in rows),
+        "Commit": all_of(row.commit for row in rows),
+        "Dates": f"{min(r.date for r in rows)[:10]} to {max(r.date for r in rows)[:10]}",
+    }
+
+
+def _page(table: str, rows: Sequence[Row]) -> str:
+    title, found = TABLES[table].title, grids(rows, TABLES[table].columns)
+    said = verdicts(table, rows)
+    lead = "Mean over seeds, its standard deviation, and rank-1 beside it; best of a column marked."
+    sections = [section(_heading(grid), lead, _grid_html(grid)) for grid in found]
+    sections += _pictures(rows, found) if TABLES[table].columns == "size" else []
+    sections.append(
+        section(
+            "What was spent",
+            "Optimiser steps and seconds: of one size alone, and of a whole family of sizes with "
+            "what its sizes share.",
+            _table_html(_COST_HEADS, map(_cost_cells, costs(rows))),
+        )
+    )
+    sections.append(facts_section(_facts(rows)))
+    opening = said[0] if said else lead
+    if said:
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
+        asked = "What was asked of the tables, and whether it holds."
+        sections.insert(0, section("What it says", asked, f'<ul class="notes">{items}</ul>'))
+    return shell(title, opening, "", sections)
+
+
+def _pictures(rows: Sequence[Row], found: Sequence[Grid]) -> list[str]:
+    """Accuracy against size for each grid, at once against trained, and convergence."""
+    scores = "accuracy" if any(r.trained and "accuracy" in r.trained for r in rows) else "mAP"
+    parts = []
+    for grid in found:
+        series = [_series(line, grid) for line in grid.lines if line.method != "teacher"]
+        series = [one for one in series if len(one.x) > 1]
+        if series:
+            labels = {c: s.parameters for line in grid.lines for c, s in line.scores.items()
+                      if c != FULL_WIDTH and line.method != "depgraph"}  # fmt: skip
+            draw = partial(against_size, series, scores, _teacher(grid), labels)
+            parts.append(figure(draw, f"{_heading(grid)}."))
+    for scenario in dict.fromkeys(grid.scenario for grid in found):
+        mine = {grid.budget: grid for grid in found if grid.scenario == scenario}
+        budget = next(reversed(mine))
+        pairs = _pairs(mine[AT_ONCE], mine[budget]) if AT_ONCE in mine else {}
+        if pairs and budget != AT_ONCE:
+            caption = f"At once against after the {budget} training, {scenario}."
+            parts.append(figure(partial(before_after, pairs, scores), caption))
+    curves = [
+        Series(TITLES[row.method], *_percent(row.curve), ours=row.method in OURS)
+        for row in rows if row.curve
+    ]  # fmt: skip
+    if curves:
+        sizes = ", ".join(dict.fromkeys(row.size for row in rows if row.curve))
+        caption = f"The long training of {sizes} on its way, first seed."
+        parts.append(figure(partial(convergence, curves, scores), caption))
+    lead = "Up and to the left is better."
+    return [section("Pictures", lead, "".join(parts))] if parts else []
+
+
+def _series(line: Line, grid: Grid) -> Series:
+    scores = sorted(
+        (s for c, s in line.scores.items() if c != FULL_WIDTH), key=lambda s: s.parameters
+    )
+    return Series(
+        _name(line),
+        [s.parameters for s in scores],
+        [s.first for s in scores],
+        [s.deviation or 0.0 for s in scores],
+        ours=line.method in OURS,
+        dashed=line.method == "oskt",
+    )
+
+
+def _pairs(before: Grid, after: Grid) -> dict[str, dict[str, tuple[float, float]]]:
+    known = {(line.method, line.variant): line for line in before.lines}
+    pairs: dict[str, dict[str, tuple[float, float]]] = {}
+    for line in after.lines:
+        start = known.get((line.method, line.variant))
+        for column, score in line.scores.items():
+            if start is not None and column != FULL_WIDTH and column in start.scores:
+                points = (start.scores[column].first, score.first)
+                pairs.setdefault(column, {})[_name(line)] = points
+    return pairs
+
+
+def _percent(curve: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    return [step for step, _ in curve], [100 * score for _, score in curve]
+
+
+def _teacher(grid: Grid) -> float | None:
+    found = [line.scores[FULL_WIDTH] for line in grid.lines if line.method == "teacher"]
+    return found[0].first if found else None
+
+
+def _heading(grid: Grid) -> str:
+    return f"{BUDGETS[grid.budget]} ({grid.scenario})"
+
+
+def _column(grid: Grid, column: str) -> str:
+    name = "full width" if column == FULL_WIDTH else column
+    counts = {
+        round(line.scores[column].parameters) for line in grid.lines
+        if column in line.scores and line.method != "depgraph"  # pruned to nearly as many
+    }  # fmt: skip
+    return f"{name}, {count_text(counts.pop())}" if len(counts) == 1 else name
+
+
+def _name(line: Line) -> str:
+    return f"{TITLES[line.method]}, {line.variant}" if line.variant else TITLES[line.method]
+
+
+def _cell_text(score: Score) -> str:
+    return score.text if score.second is None else f"{score.text} / {score.second:.1f}"
+
+
+def _is_best(grid: Grid, line: Line, column: str) -> bool:
+    return (
+        line.method != "teacher"
+        and round(line.scores[column].first, 1) >= grid.best(column)
+    )  # fmt: skip
+
+
+def _grid_html(grid: Grid) -> str:
+    body = []
+    for line in grid.lines:
+        cells = ""
+        for column in grid.columns:
+            score = line.scores.get(column)
+            if score is None:
+                cells += '<td class="number quiet">–</td>'
+                continue
+            best = _is_best(grid, line, column)
+            tag, kind = ("b", " best") if best else ("span", "")
+            second = "" if score.second is None else f"<small>{score.second:.1f}</small>"
+            cells += f'<td class="number score{kind}"><{tag}>{score.text}</{tag}>{second}</td>'
+        body.append(f'<tr><th scope="row">{escape(_name(line))}</th>{cells}</tr>')
+    heads = "".join(f'<th class="number">{escape(_column(grid, c))}</th>' for c in grid.columns)
+    return _scroll(f"<th>Method</th>{heads}", body)
+
+
+def _table_html(heads: Sequence[str], rows: Any) -> str:
+    body = [
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f'<td class="number">{escape(cell)}</td>' for cell in rest) + "</tr>"
+        for first, *rest in rows
+    ]  # fmt: skip
+    return _scroll("".join(f"<th>{escape(head)}</th>" for head in heads), body)
+
+
+def _scroll(heads: str, body: Sequence[str]) -> str:
+    joined = "\n".join(body)
+    return (
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>\n{joined}\n</tbody></table></div>"
+    )

@@ -1,0 +1,143 @@
+"""How large a comparison is: data, network, recipes, sizes and budgets, all plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from oskt.coupling import Coupling
+from oskt.models import resnet
+from oskt.train import RECIPES, Recipe, RefineRecipe
+from oskt.widths import round_width
+
+
+@dataclass(frozen=True)
+class Size:
+    """A student's size.
+
+    Args:
+        label: its name in tables.
+        share: of the teacher's stem, in (0, 1].
+        multipliers: planes of stages 2 to 4 over the student's stem, as the paper's presets give
+            them; None takes the share of every channel group.
+    """
+
+    label: str
+    share: float
+    multipliers: tuple[int, int, int] | None = None
+
+    def widths(self, coupling: Coupling, network: Mapping[str, Any]) -> dict[str, int]:
+        """Channel group -> width in a network of these options (see `models.ResNet`)."""
+        if self.multipliers is None:
+            return {n: round_width(group, self.share) for n, group in coupling.free.items()}
+        depth = network["depth"]
+        layers = network.get("layers") if depth >= 50 else None
+        return resnet.widths(
+            round(network["in_planes"] * self.share), self.multipliers, layers=layers or depth
+        )
+
+
+# The paper's students of a residual network, as shares of its in_planes.
+SIZES = {
+    size.label: size
+    for size in (
+        Size("S1", 1 / 8, (2, 4, 8)),
+        Size("S2", 1 / 4, (2, 3, 4)),
+        Size("S3", 1 / 4, (2, 4, 8)),
+        Size("S4", 1 / 2, (2, 3, 4)),
+        Size("S5", 1 / 2, (2, 4, 8)),
+        Size("S6", 1, (2, 3, 4)),
+    )
+}
+# The published method serves two sizes with each of its three chains.
+CHAIN_OF = {"S1": 1 / 8, "S2": 1 / 8, "S3": 1 / 4, "S4": 1 / 4, "S5": 1 / 2, "S6": 1 / 2}
+NARROWEST = 1 / 8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale of all tables.
+
+    Args:
+        data: options of `make_pedestrians`; the world is the table's.
+        network: options of `models.ResNet` for the teacher.
+        teacher, refine, nested, student: recipes; `refine` of published chains, `nested` of ours.
+        seeds: how many, from 0 on; few-shot tables take five.
+        depths: table "depth": name -> options that replace those of `network`.
+    """
+
+    data: Mapping[str, Any]
+    network: Mapping[str, Any]
+    teacher: Recipe
+    refine: RefineRecipe
+    nested: RefineRecipe
+    student: Recipe
+    depths: Mapping[str, Mapping[str, Any]]
+    seeds: int = 3
+
+    def epochs(self, budget: str) -> int:
+        """Epochs of one student's training.
+
+        "short": those of refinement divided by the sizes of the family, so that a family trained
+        size by size takes as many steps as one refinement. "long": those of refinement for every
+        size, so that such a family takes more steps and, with its narrow networks, more time.
+        "own": the student recipe's, for other data than the teacher's.
+        """
+        whole = self.nested.epochs
+        return {
+            "short": max(1, round(whole / len(SIZES))), "long": whole, "own": self.student.epochs
+        }[budget]  # fmt: skip
+
+
+def stretched(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe with another number of epochs; falls of the rate move along, a warm-up ends in
+    the first third.
+
+    Example:
+        >>> short = stretched(Recipe(epochs=100, steps=(40, 70)), 10)
+        >>> short.steps, short.warmup_epochs
+        ((4, 7), 3)
+    """
+    falls = {max(1, round(step * epochs / recipe.epochs)) for step in recipe.steps}
+    warmup = min(recipe.warmup_epochs, epochs // 3)
+    return replace(recipe, epochs=epochs, steps=tuple(sorted(falls)), warmup_epochs=warmup)
+
+
+def _refine(name: str, **changes: Any) -> RefineRecipe:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, RefineRecipe)
+    return replace(recipe, **changes)
+
+
+_DEPTHS = {f"ResNet-{depth}": {"depth": depth, "layers": None} for depth in (18, 50, 101)}
+
+SCALES = {
+    # Two cores, an hour or less per table.
+    "laptop": Scale(
+        data={"train_ids": 200, "test_ids": 100, "images_per_id": 12, "height": 128, "width": 64},
+        network={"depth": 50, "layers": (2, 2, 2, 2), "in_planes": 16},
+        teacher=RECIPES["demo-teacher"],
+        refine=_refine("demo-refine"),
+        nested=_refine("demo-nested"),
+        student=RECIPES["demo-student"],
+        # Bottlenecks, two in each stage, are 26 layers: the network of the other tables.
+        depths={"ResNet-26": {}, **_DEPTHS},
+    ),
+    # One GPU, in pieces (--stop-after 600) that go on across runs.
+    "full": Scale(
+        data={"train_ids": 1000, "test_ids": 500, "images_per_id": 16, "height": 256, "width": 128},
+        network={"depth": 50, "in_planes": 64},
+        teacher=replace(RECIPES["paper-teacher"], epochs=60, steps=(30, 50), lr=1e-3),
+        refine=_refine(
+            "paper-refine", epochs=60, steps=(30, 50), lr=1e-3, alpha=0.05, distill=4.0
+        ),
+        nested=_refine(
+            "demo-nested", epochs=60, steps=(30, 50), lr=1e-3, hard_factor=0.2, height=256,
+            width=128, pad=10, schedule="steps", smooth=False, warmup_epochs=10,
+            warmup_factor=0.01,
+        ),
+        student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
+        depths=_DEPTHS,
+    ),
+}  # fmt: skip

@@ -1,0 +1,120 @@
+"""What the rows say to the questions that the tables were made for, kept or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oskt.compare.cells import FULL_WIDTH
+from oskt.compare.methods import OURS, TITLES
+from oskt.compare.rows import Row
+from oskt.compare.summary import AT_ONCE, Grid, grids
+
+# Share of the teacher's score that nested students must keep at once (issue 5).
+KEPT = {"S3": ("a quarter of the width", 0.88), "S5": ("half width", 0.96)}
+
+
+def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
+    """Sentences, each with its numbers; [] where a table asks nothing or too little is known."""
+    if table in ("sizes", "digits"):
+        return [*_against_rivals(rows), *_kept(rows), *_teachers(rows)]
+    if table == "ablation":
+        return _clusters(rows)
+    return []
+
+
+def _scores(grid: Grid, method: str, variant: str = "") -> dict[str, float]:
+    """Column -> mean, rounded as it is printed, of one line."""
+    return {
+        column: round(score.first, 1)
+        for line in grid.lines if (line.method, line.variant) == (method, variant)
+        for column, score in line.scores.items()
+    }  # fmt: skip
+
+
+def _against_rivals(rows: Sequence[Row]) -> list[str]:
+    """Nested students, at once and trained, against the best rival after its training."""
+    by_budget = {grid.budget: grid for grid in grids(rows, "size")}
+    sentences = []
+    for budget, grid in by_budget.items():
+        if budget == AT_ONCE or AT_ONCE not in by_budget:
+            continue
+        best: dict[str, tuple[float, str]] = {}
+        for line in grid.lines:
+            if line.method in (*OURS, "teacher"):
+                continue
+            for column, score in line.scores.items():
+                if column != FULL_WIDTH:
+                    found = (round(score.first, 1), TITLES[line.method])
+                    best[column] = max(best.get(column, found), found)
+        for when, own in ((AT_ONCE, by_budget[AT_ONCE]), ("trained", grid)):
+            mine = _scores(own, "nested")
+            shared = [column for column in best if column in mine]
+            if not shared:
+                continue
+            margins = {c: round(mine[c] - best[c][0], 1) for c in shared}
+            held = sum(margin >= 0 for margin in margins.values())
+            listed = ", ".join(f"{c} {_signed(m)} ({best[c][1]})" for c, m in margins.items())
+            who = "before any training of their own" if when == AT_ONCE else "trained as long"
+            sentences.append(
+                f"Nested students, {who}, against the best rival after its {budget} training: "
+                f"at or above at {held} of {len(shared)} sizes: {listed}."
+            )
+    return sentences
+
+
+def _kept(rows: Sequence[Row]) -> list[str]:
+    at_once = next((g for g in grids(rows, "size") if g.budget == AT_ONCE), None)
+    if at_once is None:
+        return []
+    teacher = _scores(at_once, "teacher").get(FULL_WIDTH)
+    nested = _scores(at_once, "nested")
+    sentences = []
+    for size, (words, wanted) in KEPT.items():
+        if teacher and size in nested:
+            share = nested[size] / teacher
+            sentences.append(
+                f"At {words} ({size}) nested students keep at once {share:.1%} of the teacher's "
+                f"{teacher:.1f}; {wanted:.0%} were wanted: {_met(share >= wanted)}."
+            )
+    return sentences
+
+
+def _teachers(rows: Sequence[Row]) -> list[str]:
+    """The teacher after every refinement against before."""
+    at_once = next((g for g in grids(rows, "size") if g.budget == AT_ONCE), None)
+    if at_once is None:
+        return []
+    before = _scores(at_once, "teacher").get(FULL_WIDTH)
+    sentences = []
+    for line in at_once.lines:
+        after = _scores(at_once, line.method, line.variant).get(FULL_WIDTH)
+        if before is None or after is None or line.method == "teacher":
+            continue
+        sentences.append(
+            f"Refinement of {TITLES[line.method]}: teacher {before:.1f} before, {after:.1f} after; "
+            f"not below was wanted: {_met(after >= before)}."
+        )
+    return sentences
+
+
+def _clusters(rows: Sequence[Row]) -> list[str]:
+    """What clustering is worth against random clusters; the paper: 15 to 20 points at S1."""
+    sentences = []
+    for grid in grids(rows, "size"):
+        for method in ("oskt-published", "nested"):
+            full, random = (_scores(grid, method, v) for v in ("full", "random clusters"))
+            for size in full:
+                if size in random and size != FULL_WIDTH:
+                    sentences.append(
+                        f"{TITLES[method]}, {size}, {grid.budget}: clusters against random ones "
+                        f"{_signed(round(full[size] - random[size], 1))} points."
+                    )
+    return sentences
+
+
+def _met(held: bool) -> str:
+    return "met" if held else "not met"
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
