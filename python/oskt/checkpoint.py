@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import oskt_ext
+from oskt import tensor_file
+from oskt.tensor_file import file_hash as file_hash
+from oskt.tensor_file import write_atomic as write_atomic
 
 FORMAT = "oskt-model/1"
 
@@ -78,24 +78,22 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_tensors(
-    path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+    path: str | Path, kind: str, tensors: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> Path:
     """Write named tensors and JSON values as one safetensors file with a checksum.
 
     Args:
         path: the file; replaced whole or not at all.
         kind: format and version, for example "oskt-model/1"; `read_tensors` asks for it.
-        tensors: on any device.
+        tensors: torch tensors on any device, or NumPy arrays.
         meta: JSON values; "format" is added.
     """
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        text = json.dumps({"format": kind, **meta}, sort_keys=True)
-    except TypeError as error:
-        raise TypeError(f"save: meta must be JSON values, got {error}. Convert it first.") from None
-    # One header entry: safetensors orders several by chance, and equal content is an equal file.
-    header = json.dumps({"content": text, "format": kind, "sha256": _digest(text, stored)})
-    write_atomic(path, safetensors.torch.save(stored, {"oskt": header}))
+    stored = {
+        name: torch.as_tensor(tensor).detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    header = tensor_file.header(kind, stored, meta, _content)
+    write_atomic(path, safetensors.torch.save(stored, header))
     return Path(path)
 
 
@@ -106,50 +104,12 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         FileNotFoundError: no such file.
         ValueError: truncated, changed since it was written, or of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"load: path must be an {kind} file, got '{path}', which does not exist. "
-            "Give a .safetensors file that oskt wrote."
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            header = _header(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"load: '{path}' must be a whole safetensors file, got '{error}'. "
-            "It is truncated or of another kind: copy it again; `oskt import` reads .pth chains."
-        ) from None
-    if header.get("format") != kind or not {"content", "sha256"} <= header.keys():
-        raise ValueError(
-            f"load: '{path}' must have format '{kind}', got {header.get('format')!r}. "
-            "Another command, program or version wrote it."
-        )
-    if _digest(header["content"], tensors) != header["sha256"]:
-        raise ValueError(
-            f"load: '{path}' must match its checksum {header['sha256'][:12]}, got other content. "
-            "It was damaged or edited: copy it again, or make it again."
-        )
-    return tensors, json.loads(header["content"])
+    return tensor_file.read(path, kind, "pt", _content)
 
 
-def _header(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Our entry of a safetensors header; empty if another program wrote the file."""
-    try:
-        header = json.loads(metadata.get("oskt", "{}"))
-    except json.JSONDecodeError:
-        return {}
-    return header if isinstance(header, dict) else {}
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex: how an artefact names its parent."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
+def _content(tensor: Tensor) -> tuple[str, NDArray[np.uint8]]:
+    """(dtype, bytes): what tensor_file must know of a tensor."""
+    return str(tensor.dtype), tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def provenance() -> dict[str, Any]:
@@ -166,47 +126,6 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
-    """Put `data` at `path` so that a kill at any moment leaves the old file or the new one, whole.
-
-    Args:
-        path: the file; its folder is made.
-        data: its bytes.
-
-    Raises:
-        OSError: it cannot be written (full disk, no permission); the old file is unchanged.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        kept = "The previous file is unchanged. " if path.is_file() else ""
-        raise OSError(
-            error.errno,
-            f"write: '{path}' must be writable with {len(data) / 1e6:.1f} MB free, got "
-            f"'{error.strerror or error}'. {kept}Free space or choose another folder.",
-        ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be opened at all."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors with storage of their own, and {name: name that holds the same tensor}."""
     tensors: dict[str, Tensor] = {}
@@ -220,16 +139,6 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
             owners[place] = name
             tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
     return tensors, tied
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the header text and of every tensor's name, dtype, shape and bytes."""
-    total = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        total.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 def _commit() -> str:
