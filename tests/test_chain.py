@@ -38,7 +38,7 @@ def chain(teacher):
 def rows_of(chain, name):
     from oskt import expansion
 
-    layouts = expansion.layouts_of(chain.coupling, ("weight",), chain.absent)
+    layouts = chain.coupling.layouts_of(("weight",), chain.absent)
     return expansion.split(chain.weights, {t.name: chain.source_shape(t) for t in layouts})[name]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from oskt import expansion, students
+from oskt import students
 from oskt.chain import STATISTICS, WeightChain
 from oskt.coupling import TensorLayout
 from oskt.merge_tree import MergeTree
@@ -26,7 +26,7 @@ def calibrate(
     width work at once, without images of their own.
 
     Between two measured widths statistics are blended linearly, group by group (see
-    expansion.statistic_map). Full width keeps the statistics of its training, and groups that are
+    reading.statistic). Full width keeps the statistics of its training, and groups that are
     frozen have those alone.
 
     Args:
@@ -72,7 +72,7 @@ def calibrate(
                 yield tensors[layout.name].flatten()[start : start + length]
                 starts[place] += length
 
-    layouts = expansion.layouts_of(chain.coupling, STATISTICS)
+    layouts = chain.coupling.layouts_of(STATISTICS)
     parts = [part.to(chain.statistics) for layout in layouts for part in entries(layout)]
     calibrated = copy.copy(chain)
     calibrated.statistics = torch.cat(parts) if parts else chain.statistics

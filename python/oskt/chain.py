@@ -14,25 +14,27 @@ import torch
 from torch import Tensor, nn
 
 import oskt_ext
-from oskt import chain_file, expansion, models, students, verification, widths
+from oskt import chain_file, expansion, models, reading, students, verification, widths
+from oskt.checkpoint import read_tensors, write_tensors
 from oskt.clustering import cluster_channels, merge_channels
-from oskt.coupling import Coupling, TensorLayout
-from oskt.expansion import Partitions
+from oskt.contents import Contents
+from oskt.coupling import Coupling
 from oskt.grouping import trace_coupling
-from oskt.merge_tree import MergeTree
+from oskt.lists import Item
+from oskt.merge_tree import MergeTree, Partitions
+from oskt.sizes import Sizes
 from oskt.tracing import on_meta
-from oskt_ext import ExpansionPlan
 
 KINDS = ("oskt", "nested")
 WEIGHTS, VECTORS, STATISTICS = ("weight",), ("vector",), ("statistic",)
 
 
-class WeightChain:
+class WeightChain(Sizes):
     """A teacher's knowledge, from which students of every width are read.
 
-    Kind "oskt", the published chain: the M cluster rows of every weight over all N teacher columns,
-    and all N entries of the teacher's vectors. Kind "nested", ours: all N rows, and a merge tree per
-    group; a student is the merge of the weights at a cut, rows averaged and columns summed.
+    Kind "oskt", the published chain: the M cluster rows of every weight over all N teacher
+    columns, and all N entries of the teacher's vectors. Kind "nested", ours: all N rows, and a
+    merge tree per group; a student is the merge at a cut, rows averaged and columns summed.
 
     Make one with `from_teacher`, `load` or `oskt.interop.load_published_chain`; read students from
     it with `student` (a module) or `expand` (its tensors).
@@ -66,13 +68,12 @@ class WeightChain:
         template: nn.Module | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        self.coupling = coupling
-        self.partitions = dict(partitions)
+        super().__init__(coupling, partitions, absent=absent, meta=meta)
         self.weights, self.vectors, self.statistics = weights, vectors, statistics
         self.plain = dict(plain)
-        self.absent = tuple(absent)
         self.template = template
-        self.meta = dict(meta or {})
+        if template is not None:
+            self.meta["head"] = list(getattr(template, "head", ()))
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -170,131 +171,21 @@ class WeightChain:
         }
 
         def section(roles: Sequence[str]) -> Tensor:
-            layouts = expansion.layouts_of(coupling, roles)
+            layouts = coupling.layouts_of(roles)
             if not layouts:
                 return torch.empty(0)
             flat = torch.cat([tensors[layout.name].detach().flatten() for layout in layouts])
-            plan = expansion.chain_plan(coupling, partitions, layouts)
+            plan = expansion.plan(reading.chain(coupling, partitions, layouts))
             return oskt_ext.expand(flat, plan.to(flat.device))
 
         plain = {
             layout.name: tensors[layout.name].detach().clone()
-            for layout in expansion.layouts_of(coupling, ("plain",))
+            for layout in coupling.layouts_of(("plain",))
         }
         template = on_meta(module, buffers=False)
         weights, vectors, statistics = map(section, (WEIGHTS, VECTORS, STATISTICS))
         return WeightChain(
             coupling, partitions, weights, vectors, statistics, plain, template=template, meta=meta
-        )
-
-    # -- sizes ----------------------------------------------------------------------------------
-
-    @property
-    def kind(self) -> str:
-        """ "oskt" or "nested"."""
-        trees = any(isinstance(partition, MergeTree) for partition in self.partitions.values())
-        return "nested" if trees else "oskt"
-
-    @property
-    def groups(self) -> dict[str, int]:
-        """Free group -> N, the teacher's width."""
-        return {name: group.size for name, group in self.coupling.free.items()}
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Free group -> the narrowest width that is trained: that of the S-Student."""
-        return {name: partition.narrowest for name, partition in self.partitions.items()}
-
-    @property
-    def least(self) -> dict[str, int]:
-        """Free group -> the narrowest width that exists: M, or 1 per block in a nested chain."""
-        return {name: partition.least for name, partition in self.partitions.items()}
-
-    def resolve(
-        self,
-        width: float | None = None,
-        widths_: Mapping[str, int] | None = None,
-        preset: str | None = None,
-        params: float | None = None,
-        macs: float | None = None,
-    ) -> dict[str, int]:
-        """The width of every free group from a share, a mapping, a preset or a budget.
-
-        Groups that a mapping does not name stay at chain width. A share below what exists gives
-        the narrowest that does. A budget (params, macs or both) gives the largest share that fits.
-        """
-        budget = None if params is None and macs is None else (params, macs)
-        given = sum(x is not None for x in (width, widths_, preset, budget))
-        if given != 1:
-            raise ValueError(
-                "WeightChain: one of width, widths, preset and a budget must be given, got "
-                f"{given} of them. Example: chain.student(width=0.5)."
-            )
-        if budget is not None:
-            return self._largest(params, macs)
-        if preset is not None:
-            widths_ = self._preset(preset)
-        if widths_ is not None:
-            return {**self.widths, **widths.resolve(self.coupling, widths_, self.least)}
-        assert width is not None
-        if not 0 < width <= 1:
-            raise ValueError(
-                f"WeightChain: width must be in (0, 1], got {width}. Give a share of the teacher's "
-                "channels, or widths= for channel counts."
-            )
-        return self._share(width)
-
-    def _share(self, width: float) -> dict[str, int]:
-        least = self.least
-        return {
-            name: widths.round_width(group, width, least[name])
-            for name, group in self.coupling.free.items()
-        }
-
-    def _largest(self, params: float | None, macs: float | None) -> dict[str, int]:
-        """The widest share within a budget, by bisection: costs never fall with the width."""
-
-        def fits(step: int) -> bool:
-            costs = self.costs(self._share(step / steps))
-            limits = (params, macs)
-            return all(limit is None or c <= limit for c, limit in zip(costs, limits))
-
-        steps = 2 * max(self.groups.values(), default=1)
-        if not fits(1):
-            least = self.costs(self.least)
-            raise ValueError(
-                f"WeightChain: params and macs must allow the smallest student, {least[0]:,} "
-                f"parameters and {least[1]:,} MACs, got params={params}, macs={macs}. "
-                "Raise the budget, or make a narrower chain."
-            )
-        low, high = 1, steps + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return self._share(low / steps)
-
-    def _preset(self, preset: str) -> dict[str, int]:
-        presets = models.resnet.PRESETS
-        spec = self.meta.get("spec") or {}
-        if preset not in presets or spec.get("family") != "resnet":
-            raise ValueError(
-                f"WeightChain: preset must be one of {', '.join(presets)} on a residual network's "
-                f"chain, got {preset!r}. Use width= or widths= for other chains."
-            )
-        return models.resnet.widths(*presets[preset], layers=spec["layers"])
-
-    def source_shape(self, layout: TensorLayout) -> tuple[int, ...]:
-        """Shape of a weight in the chain: M rows (all N in a nested chain) over N columns."""
-        kept = {name: partition.rows for name, partition in self.partitions.items()}
-        rows = self.coupling.axis_size(layout.rows, kept)
-        return (rows, *layout.shape[1:])
-
-    def costs(self, widths_: Mapping[str, int]) -> tuple[int, int]:
-        """(parameters, MACs per image) of the student's backbone, without its head."""
-        head = tuple(f"{name}." for name in getattr(self.template, "head", ()))
-        return (
-            widths.parameters(self.coupling, widths_, head),
-            widths.macs(self.coupling, widths_),
         )
 
     # -- students -------------------------------------------------------------------------------
@@ -320,21 +211,15 @@ class WeightChain:
                 "Choose one of the two."
             )
         sizes = self.resolve(widths_=widths or {})
-        layouts = self._layouts()
-        plan = expansion.student_plan(self.coupling, self.partitions, sizes, norm, layouts)
-        return self._tensors(plan, layouts, sizes)
+        items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
+        return self._named(self._read(items), sizes)
 
-    def _layouts(self) -> list[TensorLayout]:
-        roles = WEIGHTS + VECTORS + STATISTICS
-        return expansion.layouts_of(self.coupling, roles, absent=self.absent)
-
-    def _tensors(
-        self, plan: ExpansionPlan, layouts: Sequence[TensorLayout], sizes: Mapping[str, int]
-    ) -> dict[str, Tensor]:
+    def _read(self, items: Sequence[Item]) -> Tensor:
         flat = torch.cat([self.weights, self.vectors, self.statistics])
-        student = oskt_ext.expand(flat, plan.to(flat.device))
-        shapes = {layout.name: self.coupling.shape(layout.name, sizes) for layout in layouts}
-        tensors = expansion.split(student, shapes)
+        return oskt_ext.expand(flat, expansion.plan(items).to(flat.device))
+
+    def _named(self, student: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        tensors = expansion.split(student, self.shapes(sizes))
         return {**tensors, **{name: tensor.clone() for name, tensor in self.plain.items()}}
 
     def student(
@@ -378,11 +263,9 @@ class WeightChain:
     def tied(self, widths: Mapping[str, int]) -> nn.Module:
         """The full-width network, its channels equal within the clusters at a cut of a nested
         chain: it computes what the student of these widths computes (see verify)."""
-        trees = {g: p for g, p in self.partitions.items() if isinstance(p, MergeTree)}
         sizes = self.resolve(widths_=widths)
-        layouts = self._layouts()
-        plan = expansion.tied_plan(self.coupling, trees, sizes, layouts)
-        return self._module(self._tensors(plan, layouts, self.groups), self.groups)
+        items = reading.tied(self.coupling, self.trees, sizes, self.layouts)
+        return self._module(self._named(self._read(items), self.groups), self.groups)
 
     def truncated(self, width: float) -> WeightChain:
         """The nested chain whose full width is this student: it holds every narrower one.
@@ -399,19 +282,15 @@ class WeightChain:
                 "A published chain cannot be cut: its columns stay at teacher width."
             )
         sizes = self.resolve(width)
-        trees = {g: p for g, p in self.partitions.items() if isinstance(p, MergeTree)}
-        layouts = self._layouts()
-        plan = expansion.truncation_plan(self.coupling, trees, sizes, layouts)
-        flat = torch.cat([self.weights, self.vectors, self.statistics])
-        student = oskt_ext.expand(flat, plan.to(flat.device))
+        student = self._read(reading.truncation(self.coupling, self.trees, sizes, self.layouts))
         lengths = [
-            sum(math.prod(self.coupling.shape(t.name, sizes)) for t in layouts if t.role in roles)
-            for roles in (WEIGHTS, VECTORS)
+            sum(math.prod(self.coupling.shape(t.name, sizes)) for t in self.layouts if t.role == r)
+            for r in ("weight", "vector")
         ]
         weights, vectors, statistics = student.tensor_split(list(itertools.accumulate(lengths)))
         return WeightChain(
             self.coupling.resized(sizes),
-            {name: tree.truncated(sizes[name]) for name, tree in trees.items()},
+            {name: tree.truncated(sizes[name]) for name, tree in self.trees.items()},
             weights,
             vectors,
             statistics,
@@ -455,23 +334,29 @@ class WeightChain:
             classifier: keep weights that only training needs. They are as wide as the teacher
                 (751 identities x 2048: 6 MB) and useless for other data.
         """
-        absent = set(self.absent)
-        if not classifier:
-            absent |= chain_file.training_only(self.coupling)
-        layouts = expansion.layouts_of(self.coupling, WEIGHTS, self.absent)
-        rows = expansion.split(self.weights, {t.name: self.source_shape(t) for t in layouts})
-        kept = [part.flatten() for name, part in rows.items() if name not in absent]
-        chain_file.write(
-            path,
-            {
-                "weights": torch.cat(kept).to(dtype),
-                "vectors": self.vectors.to(dtype),
-                "statistics": self.statistics,
-            },
-            self.plain,
-            self.partitions,
-            {"coupling": self.coupling.to_json(), "absent": sorted(absent), "meta": self.meta},
+        chain = self if classifier else self.lean()
+        stored = replace(
+            chain.contents(), weights=chain.weights.to(dtype), vectors=chain.vectors.to(dtype)
         )
+        write_tensors(path, chain_file.FORMAT, stored.tensors(), stored.header())
+
+    def contents(self) -> Contents:
+        """What a file keeps of the chain."""
+        return Contents(
+            self.coupling, self.partitions, self.weights, self.vectors, self.statistics,
+            self.plain, self.absent, self.meta,
+        )  # fmt: skip
+
+    def lean(self) -> WeightChain:
+        """The chain without the weights that only training needs."""
+        layouts = self.coupling.layouts_of(WEIGHTS, self.absent)
+        rows = expansion.split(self.weights, {t.name: self.source_shape(t) for t in layouts})
+        lean = copy.copy(self)
+        lean.absent = tuple(sorted({*self.absent, *self.coupling.training_only}))
+        lean.weights = torch.cat(
+            [part.flatten() for name, part in rows.items() if name not in lean.absent]
+        )
+        return lean
 
     @staticmethod
     def load(path: str | Path, *, template: nn.Module | None = None) -> WeightChain:
@@ -480,27 +365,42 @@ class WeightChain:
         Raises:
             ValueError: truncated, edited or foreign file; template of another architecture.
         """
-        sections, plain, partitions, header = chain_file.read(path)
-        coupling = Coupling.from_json(header["coupling"])
-        spec = header["meta"].get("spec")
-        if template is None and spec is not None:
+        contents = Contents.of(*read_tensors(path, chain_file.FORMAT))
+        coupling, meta = contents.coupling, contents.meta
+        if template is None and meta.get("spec") is not None:
             with torch.device("meta"):
-                template = models.build(spec)
+                template = models.build(meta["spec"])
         if template is not None:
-            whole = coupling.resized(header["meta"].get("whole", {}))
-            chain_file.check_template(path, template, whole)
+            whole = coupling.resized(meta.get("whole", {}))
+            _check_template(path, template, whole)
             template = students.narrow(template, coupling, {})
-        storage = sections["statistics"].dtype
+        storage = contents.statistics.dtype
         return WeightChain(
             coupling,
-            partitions,
-            sections["weights"].to(storage),
-            sections["vectors"].to(storage),
-            sections["statistics"],
-            plain,
-            absent=header["absent"],
+            contents.partitions,
+            contents.weights.to(storage),
+            contents.vectors.to(storage),
+            contents.statistics,
+            contents.plain,
+            absent=contents.absent,
             template=template,
-            meta=header["meta"],
+            meta=meta,
+        )
+
+
+def _check_template(path: str | Path, template: nn.Module, coupling: Coupling) -> None:
+    """The template must have the tensors that the chain was made from, in their shapes."""
+    shapes = {name: tuple(t.shape) for name, t in template.state_dict().items()}
+    wanted = {name: layout.shape for name, layout in coupling.layouts.items()}
+    wrong = [n for n in wanted if shapes.get(n) != wanted[n]] + [
+        n for n in shapes if n not in wanted
+    ]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"WeightChain.load: template must have the tensors of the chain in {path}, got "
+            f"{name} {shapes.get(name)} for {wanted.get(name)} ({len(wrong)} differ). "
+            "Give a module of the architecture that the chain was made from."
         )
 
 

@@ -3,7 +3,7 @@ no torch; `oskt.grouping.trace_coupling` makes them of a module."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -77,6 +77,20 @@ class Coupling:
     def free(self) -> dict[str, ChannelGroup]:
         """The groups whose width can change."""
         return {name: group for name, group in self.groups.items() if group.frozen is None}
+
+    @property
+    def training_only(self) -> set[str]:
+        """Weights that the evaluation form never reads: the classifier of a ReID model."""
+        return {t.name for t in self.layouts_of(("weight",)) if t.name not in self.positions}
+
+    def layouts_of(self, roles: Sequence[str], absent: Iterable[str] = ()) -> list[TensorLayout]:
+        """The layouts with the given roles, role by role: the order of a flat buffer."""
+        return [
+            layout
+            for role in roles
+            for layout in self.layouts.values()
+            if layout.role == role and layout.name not in absent
+        ]
 
     def axis_size(self, axis: Sequence[tuple[str, int]], widths: Mapping[str, int]) -> int:
         """Entries of an axis when groups have the given widths (missing ones: the teacher's)."""

@@ -301,7 +301,7 @@ class _Demo:
                 tuple(int(n) for n in np.bincount(clustering.labels)),
                 chain.meta["clustering"]["loss"].get(name),
             )
-            for name, clustering in chain.partitions.items()
+            for name, clustering in chain.clusterings.items()
         )
         return ReportData(
             title="One teacher, students of every size",

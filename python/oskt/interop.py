@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oskt import expansion, models
+from oskt import models
 from oskt.chain import WeightChain
 from oskt.coupling import Coupling
 from oskt.grouping import trace_coupling
@@ -62,10 +62,10 @@ def load_published(folder: str | Path) -> tuple[nn.Module, WeightChain]:
     absent = ["classifier.weight"] if headless else []
 
     def section(role: str) -> Tensor:
-        layouts = expansion.layouts_of(coupling, (role,), absent)
+        layouts = coupling.layouts_of((role,), absent)
         return torch.cat([chain_state[layout.name].flatten() for layout in layouts])
 
-    plain = {t.name: chain_state[t.name] for t in expansion.layouts_of(coupling, ("plain",))}
+    plain = {t.name: chain_state[t.name] for t in coupling.layouts_of(("plain",))}
     return teacher, WeightChain(
         coupling,
         clusterings,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import oskt_ext
-from oskt import expansion, students
+from oskt import expansion, reading, students
 from oskt.chain import VECTORS, WEIGHTS, WeightChain
 
 
@@ -55,15 +55,15 @@ class JointModel(nn.Module):
         self._chain = chain
         self.teacher = teacher
         self.weights = nn.Parameter(chain.weights.detach().clone())
-        self.vector_names = [t.name for t in expansion.layouts_of(coupling, VECTORS)]
+        self.vector_names = [t.name for t in coupling.layouts_of(VECTORS)]
 
-        layouts = expansion.layouts_of(coupling, WEIGHTS + VECTORS)
+        layouts = coupling.layouts_of(WEIGHTS + VECTORS)
         self.shapes = {t.name: coupling.shape(t.name, chain.widths) for t in layouts}
-        self.plan = expansion.student_plan(
-            coupling, chain.partitions, chain.widths, "interpolate", layouts
+        self.plan = expansion.plan(
+            reading.student(coupling, chain.partitions, chain.widths, "interpolate", layouts)
         )
         self.refining, self.refined_names = expansion.refining_plan(
-            coupling, chain.partitions, expansion.layouts_of(coupling, WEIGHTS), form
+            coupling, chain.clusterings, coupling.layouts_of(WEIGHTS), form
         )
         student = chain.student(widths=chain.widths).train()
         self.supplied = [name for name, _ in student.named_parameters()]
@@ -85,7 +85,7 @@ class JointModel(nn.Module):
 
     def split_weights(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views (M, N, *kernel) of a buffer shaped like `weights`: rows or their gradient."""
-        layouts = expansion.layouts_of(self._chain.coupling, WEIGHTS)
+        layouts = self._chain.coupling.layouts_of(WEIGHTS)
         return expansion.split(flat, {t.name: self._chain.source_shape(t) for t in layouts})
 
     def forward(self, images: Tensor) -> tuple[object, object]:
@@ -110,7 +110,7 @@ class JointModel(nn.Module):
         chain.weights = self.weights.detach().clone()
         chain.vectors = _flat([teacher[name] for name in self.vector_names])
         chain.statistics = _flat(
-            [buffers[t.name] for t in expansion.layouts_of(chain.coupling, ("statistic",))]
+            [buffers[t.name] for t in chain.coupling.layouts_of(("statistic",))]
         )
         chain.plain = {
             name: teacher.get(name, buffers.get(name, tensor)).detach().clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +147,9 @@ class MergeTree:
         count, kept = self.rows // self.blocks, n // self.blocks
         starts = count * np.arange(self.blocks)[:, None]
         return (starts + self.order.reshape(self.blocks, count)[:, :kept]).ravel()
+
+
+Partitions = Mapping[str, Clustering | MergeTree]  # free group -> what a chain cuts it by
 
 
 def _ranks(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import oskt_ext
-from oskt import expansion, students
+from oskt import expansion, reading, students
 from oskt.chain import VECTORS, WEIGHTS, WeightChain
 from oskt.widths import round_width
 from oskt_ext import ExpansionPlan
@@ -50,7 +50,7 @@ class NestedModel(nn.Module):
         self._chain = chain
         self.teacher = teacher
         self.random_widths = random_widths
-        self.layouts = expansion.layouts_of(chain.coupling, WEIGHTS + VECTORS)
+        self.layouts = chain.coupling.layouts_of(WEIGHTS + VECTORS)
         self.plan = self.plan_of(chain.widths)
         student = chain.student(widths=chain.widths).train()
         self.supplied = [name for name, _ in student.named_parameters()]
@@ -64,9 +64,10 @@ class NestedModel(nn.Module):
 
     def plan_of(self, widths: Mapping[str, int]) -> ExpansionPlan:
         chain = self._chain
-        return expansion.student_plan(
+        items = reading.student(
             chain.coupling, chain.partitions, widths, "interpolate", self.layouts
         )
+        return expansion.plan(items)
 
     def draw_widths(self, number: int) -> dict[str, int]:
         """Widths of the `number`-th random student of a step, from torch's CPU generator."""

@@ -118,7 +118,7 @@ def _digest(text: str, tensors: Mapping[str, Any], content: Content) -> str:
     for name in sorted(tensors):
         dtype, data = content(tensors[name])
         total.update(f"\n{name} {dtype} {tuple(tensors[name].shape)}\n".encode())
-        total.update(data)
+        total.update(data.data)
     return total.hexdigest()
 
 

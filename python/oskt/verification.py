@@ -12,16 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from oskt.coupling import AxisRuns, Coupling
-from oskt.expansion import Partitions
-from oskt.merge_tree import MergeTree
+from oskt.merge_tree import MergeTree, Partitions
 from oskt.widths import Clustering, cut
 
 if TYPE_CHECKING:
     from oskt.chain import WeightChain
 
-    MakeChain = Callable[
-        [nn.Module, Coupling, Partitions, Mapping[str, object]], WeightChain
-    ]
+    MakeChain = Callable[[nn.Module, Coupling, Partitions, Mapping[str, object]], WeightChain]
 
 # float64 forwards of equal functions differ by the order of sums: about 1e-16 per layer times
 # the depth, far below this; a wrong coupling changes the output by its own size.

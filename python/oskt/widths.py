@@ -89,6 +89,15 @@ class Copies:
     rows: NDArray[np.int64]
     blocks: list[NDArray[np.int64]]
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[N], the copy that owns each channel."""
+        labels = np.empty(sum(map(len, self.blocks)), dtype=np.int64)
+        labels[np.concatenate(self.blocks)] = np.repeat(
+            np.arange(len(self.blocks)), [len(block) for block in self.blocks]
+        )
+        return labels
+
 
 def cut(clustering: Clustering, n: int) -> Copies:
     """Deal the members of each cluster to its copies, in contiguous runs of ascending members.

@@ -1,0 +1,193 @@
+"""Who reads what: how every tensor of a student is made of those of a chain, as lists.
+
+It stands here once and needs no torch: `oskt.expansion.plan` has the lists run by the expand
+operator, `oskt.lists.apply` by NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oskt.coupling import Coupling, TensorLayout
+from oskt.lists import Item, Reading
+from oskt.merge_tree import MergeTree, Partitions
+from oskt.widths import Clustering, cut
+
+
+@dataclass(frozen=True, eq=False)
+class GroupReading:
+    """How the channels of one group are read, for each part that it plays in a tensor."""
+
+    weight: Reading  # as rows of a weight
+    column: Reading
+    vector: Reading
+    statistic: Reading
+
+    @staticmethod
+    def identity(size: int) -> GroupReading:
+        one = Reading.identity(size)
+        return GroupReading(one, one, one, one)
+
+
+def student(
+    coupling: Coupling,
+    partitions: Partitions,
+    widths: Mapping[str, int],
+    norm: str,
+    layouts: Sequence[TensorLayout],
+) -> list[Item]:
+    """Chain -> student, of either kind.
+
+    Clustering: rows are copied, columns summed over blocks, vectors averaged: with norm
+    "interpolate" over a copy's own block (published), with "exact" over its whole cluster.
+    Statistics are copied like rows. MergeTree: columns are summed over the clusters at the cut,
+    all else averaged; `norm` says nothing.
+    """
+
+    def of(partition: Clustering | MergeTree, n: int) -> GroupReading:
+        if isinstance(partition, MergeTree):
+            return _merged(partition, n)
+        copies = cut(partition, n)
+        rows = Reading.identity(partition.size).take(copies.rows)
+        columns = Reading.sum(copies.labels)
+        if norm == "exact":
+            return GroupReading(
+                rows, columns, Reading.mean(partition.labels).take(copies.rows), rows
+            )
+        return GroupReading(rows, columns, Reading.mean(copies.labels), rows)
+
+    return _items(coupling, partitions, widths, of, layouts)
+
+
+def chain(
+    coupling: Coupling, partitions: Partitions, layouts: Sequence[TensorLayout]
+) -> list[Item]:
+    """Teacher -> chain: with a Clustering a row is the mean of its members, as a statistic is;
+    columns, vectors and everything of a MergeTree stay as they are."""
+
+    def of(partition: Clustering | MergeTree, n: int) -> GroupReading:
+        same = GroupReading.identity(n)
+        if isinstance(partition, MergeTree):
+            return same
+        means = Reading.mean(partition.labels)
+        return GroupReading(means, same.column, same.vector, means)
+
+    return _items(coupling, partitions, {}, of, layouts)
+
+
+def truncation(
+    coupling: Coupling,
+    partitions: Mapping[str, MergeTree],
+    widths: Mapping[str, int],
+    layouts: Sequence[TensorLayout],
+) -> list[Item]:
+    """Nested chain -> the nested chain whose full width is the student: its tensors, and before
+    its statistics those of the narrower measured widths."""
+
+    def of(tree: MergeTree, n: int) -> GroupReading:
+        merged = _merged(tree, n)
+        own = merged.statistic
+        narrower = sum(tree.truncated(n).measured)
+        statistic = Reading.of(
+            np.concatenate([np.arange(narrower), own.entry + narrower]),
+            np.concatenate([np.arange(narrower), own.index]),
+            np.concatenate([np.ones(narrower), own.weight]),
+            own.size,
+        )
+        return GroupReading(merged.weight, merged.column, merged.vector, statistic)
+
+    return _items(coupling, partitions, widths, of, layouts)
+
+
+def tied(
+    coupling: Coupling,
+    partitions: Mapping[str, MergeTree],
+    widths: Mapping[str, int],
+    layouts: Sequence[TensorLayout],
+) -> list[Item]:
+    """Nested chain -> network of full width in which the members of every cluster at the cut are
+    equal (means of rows, vectors and statistics): it computes what the student computes."""
+
+    def of(tree: MergeTree, n: int) -> GroupReading:
+        labels, merged = tree.cut(n).labels, _merged(tree, n)
+        mean = merged.vector.take(labels)
+        return GroupReading(mean, Reading.identity(tree.rows), mean, merged.statistic.take(labels))
+
+    return _items(coupling, partitions, widths, of, layouts)
+
+
+def statistic(tree: MergeTree, n: int) -> Reading:
+    """Norm statistics of width n from those of the measured widths and of N, one after the other.
+
+    Linear in n between the nearest measured widths below and above: from below a cluster takes
+    its parent's numbers, from above the mean of its parts; under the lowest, from above alone.
+    """
+    grid = (*tree.measured, tree.rows)
+    starts = np.concatenate([[0], np.cumsum(grid)])
+    above = next(i for i, width in enumerate(grid) if width >= n)
+    fine = grid[above]
+    blend = 1.0 if above == 0 or fine == n else (n - grid[above - 1]) / (fine - grid[above - 1])
+    members = np.bincount(tree.cut(fine).labels, tree.shares())
+    entry = tree.coarsened(fine, n)
+    weight = blend * members / np.bincount(entry, members)[entry]
+    index = starts[above] + np.arange(fine)
+    if blend < 1:
+        index = np.concatenate([index, starts[above - 1] + tree.coarsened(n, grid[above - 1])])
+        weight = np.concatenate([weight, np.full(n, 1 - blend)])
+        entry = np.concatenate([entry, np.arange(n)])
+    return Reading.of(entry, index, weight, int(starts[-1]))
+
+
+def _merged(tree: MergeTree, n: int) -> GroupReading:
+    labels = tree.cut(n).labels
+    mean = Reading.mean(labels, tree.shares())
+    return GroupReading(mean, Reading.sum(labels), mean, statistic(tree, n))
+
+
+def _items(
+    coupling: Coupling,
+    partitions: Mapping[str, Any],
+    widths: Mapping[str, int],
+    of: Callable[[Any, int], GroupReading],
+    layouts: Sequence[TensorLayout],
+) -> list[Item]:
+    """The items of every layout, from the reading of each partition at its width (default N)."""
+    groups = {}
+    for name, group in coupling.groups.items():
+        if name in partitions:
+            groups[name] = of(partitions[name], widths.get(name, group.size))
+        else:
+            groups[name] = GroupReading.identity(group.size)
+    axes: dict[tuple[object, ...], Reading] = {}  # equal axes share one reading
+    one = Reading.identity(1)
+
+    def axis(part: str, runs: Sequence[tuple[str, int]]) -> tuple[Reading, int]:
+        """The reading of an axis and the area that stays beside it (a common area of one run)."""
+        area = runs[0][1] if len(runs) == 1 else 1
+        key = (part, tuple(runs))
+        if key not in axes:
+            parts = [getattr(groups[group], part) for group, _ in runs]
+            if len(runs) > 1:
+                parts = [p.with_area(run_area) for p, (_, run_area) in zip(parts, runs)]
+            axes[key] = Reading.joined(parts)
+        return axes[key], area
+
+    def items(layout: TensorLayout) -> list[Item]:
+        rows, row_area = axis(layout.role, layout.rows)
+        rest = math.prod(layout.shape) // coupling.axis_size(layout.rows, {})
+        if not layout.columns:
+            return [Item(rows, one, rest * row_area)]
+        columns, column_area = axis("column", layout.columns)
+        read = coupling.axis_size(layout.columns, {}) // layout.groups
+        rows, area = rows.with_area(row_area), rest // read * column_area
+        if layout.groups == 1:
+            return [Item(rows, columns, area)]
+        blocks = zip(rows.blocks(layout.groups), columns.blocks(layout.groups))
+        return [Item(block_rows, block_columns, area) for block_rows, block_columns in blocks]
+
+    return [item for layout in layouts for item in items(layout)]
