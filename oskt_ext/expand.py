@@ -54,59 +54,6 @@ class IndexMap:
         weight = np.repeat(1.0 / lengths, lengths) if mean else np.ones(len(index))
         return IndexMap(offsets, index, weight, size)
 
-    @staticmethod
-    def clusters(labels: Any, *, mean: bool = False, shares: Any = None) -> IndexMap:
-        """Entry i reads the sum (or the mean) of the sources that have label i, ascending.
-
-        Args:
-            labels: [N], every one of 0..n-1 present.
-            mean: divide by the sum of the members' shares.
-            shares: [N], what each source counts in a mean; default 1.
-        """
-        labels = np.asarray(labels)
-        index = np.argsort(labels, kind="stable").astype(np.int32)
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int32)
-        weight = np.ones(len(labels))
-        if mean:
-            counts = weight if shares is None else np.asarray(shares, dtype=np.float64)
-            weight = (counts / np.bincount(labels, counts)[labels])[index]
-        return IndexMap(offsets, index, weight, len(labels))
-
-    @staticmethod
-    def concatenate(maps: Sequence[IndexMap]) -> IndexMap:
-        """The map of a concatenated axis: each part reads its own stretch of the source."""
-        if len(maps) == 1:
-            return maps[0]
-        starts = np.concatenate([[0], np.cumsum([m.size for m in maps])]).astype(np.int32)
-        ends = np.concatenate([[0], np.cumsum([len(m.index) for m in maps])]).astype(np.int32)
-        return IndexMap(
-            np.concatenate([[0], *(m.offsets[1:] + e for m, e in zip(maps, ends))]).astype(
-                np.int32
-            ),
-            np.concatenate([m.index + s for m, s in zip(maps, starts)]).astype(np.int32),
-            np.concatenate([m.weight for m in maps]),
-            int(starts[-1]),
-        )
-
-    def take(self, entries: Any) -> IndexMap:
-        """Entry i is this map's entry entries[i]."""
-        entries = np.asarray(entries)
-        lengths = np.diff(self.offsets)[entries]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.arange(offsets[-1]) + np.repeat(self.offsets[entries] - offsets[:-1], lengths)
-        return IndexMap(
-            offsets.astype(np.int32), self.index[places], self.weight[places], self.size
-        )
-
-    def followed_by(self, other: IndexMap) -> IndexMap:
-        """The entries of this map, then those of another map of the same source."""
-        return IndexMap(
-            np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]),
-            np.concatenate([self.index, other.index]),
-            np.concatenate([self.weight, other.weight]),
-            self.size,
-        )
-
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

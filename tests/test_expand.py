@@ -195,22 +195,6 @@ def test_mean_of_a_cluster_and_sum_of_its_columns(device):
     torch.testing.assert_close(student.sum(1), source.sum(1)[:5])
 
 
-def test_clusters_are_the_lists_of_their_members():
-    labels, shares = np.array([1, 0, 2, 1, 1, 0]), np.array([1, 2, 1, 3, 4, 2])
-    members = [np.flatnonzero(labels == label) for label in range(3)]
-    for mean in (False, True):
-        lists, clusters = (
-            IndexMap.lists(members, 6, mean=mean),
-            IndexMap.clusters(labels, mean=mean),
-        )
-        assert torch.equal(lists.dense(), clusters.dense())
-    weighted = IndexMap.clusters(labels, mean=True, shares=shares).dense()
-    assert weighted[1].tolist() == [1 / 8, 0, 0, 3 / 8, 4 / 8, 0]
-    entries = [2, 0, 0]
-    taken = IndexMap.clusters(labels, mean=True, shares=shares).take(entries)
-    assert torch.equal(taken.dense(), weighted[entries])
-
-
 def test_the_same_map_is_stored_once():
     rows, columns = IndexMap.identity(64), IndexMap.lists(np.array_split(np.arange(64), 8), 64)
     one, many = (ExpansionPlan([(rows, columns, 1)] * n).table.numel() for n in (1, 9))

@@ -12,10 +12,9 @@ from torch import nn
 from torch.func import functional_call
 from train_fakes import CLASSES, TinyData
 
-from oskt import students
+from oskt import reading, students
 from oskt.calibration import calibrate
 from oskt.chain import WeightChain
-from oskt.expansion import statistic_map
 from oskt.merge_tree import MergeTree
 from oskt.models.resnet import ResNet
 from oskt.nested import NestedModel
@@ -147,19 +146,24 @@ def test_refinement_writes_a_chain_that_knows_its_statistics(teacher, tmp_path):
         assert torch.equal(at_once(images[0]), measured(images[0]))
 
 
+def dense(tree, n):
+    statistic = reading.statistic(tree, n)
+    return statistic.read(np.eye(statistic.size), 0)
+
+
 def test_statistics_blend_between_measured_widths():
     """Four channels measured at width 2; at 3 each cluster is half its parent, half itself."""
     order, parent = np.array([0, 1, 3, 2]), np.array([-1, 0, 0, 0])
     tree = MergeTree(order, parent, np.ones(4, dtype=int), measured=(2,))
-    assert statistic_map(tree, 2).dense().tolist() == [[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
-    assert statistic_map(tree, 1).dense().tolist() == [[3 / 4, 1 / 4, 0, 0, 0, 0]]
+    assert dense(tree, 2).tolist() == [[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+    assert dense(tree, 1).tolist() == [[3 / 4, 1 / 4, 0, 0, 0, 0]]
     below, above = 0.5, 0.5
-    assert statistic_map(tree, 3).dense().tolist() == [
+    assert dense(tree, 3).tolist() == [
         [below, 0, above / 2, 0, above / 2, 0],
         [0, below, 0, above, 0, 0],
         [below, 0, 0, 0, 0, above],
     ]
-    assert torch.equal(statistic_map(tree, 4).dense()[:, 2:], torch.eye(4).double())
+    assert dense(tree, 4)[:, 2:].tolist() == np.eye(4).tolist()
 
 
 def test_calibration_keeps_the_identity_and_travels(teacher, tmp_path):
