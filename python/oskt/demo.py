@@ -1,8 +1,8 @@
 """`oskt demo`: the whole method on drawn pedestrians, from nothing to a report.
 
-data -> teacher -> chain -> joint refinement -> students of many sizes, scored at once ->
-some of them fine-tuned, beside the same networks from scratch -> report. Every stage leaves its
-files; run again, the demo goes on where it stopped.
+data -> teacher -> nested chain, and the published one beside it -> students of many sizes, scored
+at once -> some of them fine-tuned, beside the same networks from scratch -> report. Every stage
+leaves its files; run again, the demo goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from oskt import models, students
+from oskt import baselines, models, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, load_state, provenance
 from oskt.console import Presenter
 from oskt.data import contact_sheet, make_pedestrians
 from oskt.evaluate import Evaluation, ranking_lists, spread_queries
+from oskt.merge_tree import MergeTree
 from oskt.pipeline import ReIDData, example_images
 from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
 from oskt.train import RECIPES, Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
@@ -38,11 +39,13 @@ class Scale:
     data: dict[str, Any]
     network: dict[str, Any]
     teacher: Recipe
-    refine: RefineRecipe
+    nested: RefineRecipe
+    published: RefineRecipe
     student: Recipe
     chain_width: float
     widths: tuple[tuple[str, float], ...]
-    trained: tuple[str, ...]
+    finetuned: tuple[str, ...]
+    scratch: tuple[str, ...]
 
 
 def _refine_recipe(name: str) -> RefineRecipe:
@@ -58,11 +61,13 @@ SCALES = {
         data={"train_ids": 200, "test_ids": 100, "images_per_id": 12, "cameras": 6},
         network={"depth": 50, "layers": (2, 2, 2, 2), "in_planes": 16},
         teacher=RECIPES["demo-teacher"],
-        refine=_refine_recipe("demo-refine"),
+        nested=_refine_recipe("demo-nested"),
+        published=_refine_recipe("demo-refine"),
         student=RECIPES["demo-student"],
         chain_width=1 / 4,
         widths=_WIDTHS,
-        trained=("1/4", "1/2", "3/4"),
+        finetuned=("1/4", "1/2", "3/4"),
+        scratch=("1/4", "1/2"),
     ),
     # A ten-minute piece of this runs on one GPU; --out the same folder goes on.
     "full": Scale(
@@ -70,12 +75,14 @@ SCALES = {
               "height": 256, "width": 128},
         network={"depth": 50, "in_planes": 64},
         teacher=replace(RECIPES["paper-teacher"], epochs=60, steps=(30, 50), lr=1e-3),
-        refine=replace(_refine_recipe("paper-refine"), epochs=60, steps=(30, 50), lr=1e-3,
-                       alpha=0.05, distill=4.0),
+        nested=replace(_refine_recipe("nested"), epochs=60, steps=(30, 50), lr=1e-3),
+        published=replace(_refine_recipe("paper-refine"), epochs=60, steps=(30, 50), lr=1e-3,
+                          alpha=0.05, distill=4.0),
         student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
         chain_width=1 / 8,
         widths=(("1/8", 1 / 8), *_WIDTHS),
-        trained=("1/8", "1/4", "1/2"),
+        finetuned=("1/8", "1/4", "1/2"),
+        scratch=("1/8", "1/4"),
     ),
 }  # fmt: skip
 
@@ -100,7 +107,7 @@ def run_demo(
 class _Demo:
     def __init__(self, out: Path, scale: Scale, seed: int, device: str | None) -> None:
         self.out, self.scale, self.seed = out, scale, seed
-        self.present = Presenter(7)
+        self.present = Presenter(8)
         self.rows: list[ResultRow] = []
         self.evaluations: dict[str, Evaluation] = {}
         self.device = device
@@ -111,23 +118,29 @@ class _Demo:
             self.draw_data()
         with stage("Train the teacher"):
             teacher = self.train("teacher", "teacher", scale.teacher, self.fresh_teacher)
-        with stage("Cluster its channels; train teacher and weight chain together"):
-            chain, refined = self.refine()
-            self.score_teachers(teacher, refined, chain)
-        with stage(f"Expand the chain to {len(scale.widths)} sizes and score each at once"):
+        with stage("Build merge trees of its channels; train the nested chain: all sizes at once"):
+            nested = self.refine("nested", scale.nested)
+        with stage("Train the published chain for as many steps, to compare"):
+            published = self.refine("published", scale.published)
+        with stage(f"Expand both to {len(scale.widths)} sizes and score each at once"):
+            self.score_teacher("teacher", teacher, nested)
+            for kind in ("nested", "published"):
+                refined, _ = students.load_model(self.out / kind / "teacher.safetensors")
+                self.score_teacher(f"teacher, {kind}", refined, nested, kind)
             self.present.say("norm statistics measured on 512 training images, without labels")
-            for label, width in scale.widths:
-                self.at_once(chain, label, width)
-        with stage(f"Fine-tune {len(scale.trained)} of them"):
-            for label in scale.trained:
-                self.finetune(chain, label)
+            for label, _ in scale.widths:
+                self.at_once(nested, label, "at_once")
+                self.at_once(published, label, "published")
+        with stage(f"Fine-tune {len(scale.finetuned)} students of the nested chain"):
+            for label in scale.finetuned:
+                self.finetune(nested, label)
         with stage("Train the same networks from scratch, for as many steps in all"):
-            for label in scale.trained:
-                self.scratch(chain, label)
+            for label in scale.scratch:
+                self.scratch(nested, label)
         with stage("Write the report"):
-            report = write_report(self.out, self.report_data(chain))
+            report = write_report(self.out, self.report_data(nested))
         self.present.summary(
-            self.rows, {"Report": report, "Chain": self.out / "refine" / "chain.safetensors"}
+            self.rows, {"Report": report, "Chain": self.out / "nested" / "chain.safetensors"}
         )
         return report
 
@@ -180,16 +193,15 @@ class _Demo:
             "device": self.data.world.device,
         }
 
-    def refine(self) -> tuple[WeightChain, nn.Module]:
-        recipe = replace(self.scale.refine, seed=self.seed)
-        folder = self.out / "refine"
-        path = folder / "chain.safetensors"
+    def refine(self, folder: str, recipe: RefineRecipe) -> WeightChain:
+        recipe = replace(recipe, seed=self.seed)
+        path = self.out / folder / "chain.safetensors"
         if not path.is_file():
             parent = self.out / "teacher" / "teacher.safetensors"
             teacher, _ = students.load_model(parent)
             start = time.perf_counter()
             chain = WeightChain.from_teacher(
-                teacher, example_images(recipe), width=self.scale.chain_width,
+                teacher, example_images(recipe), recipe.chain, self.scale.chain_width,
                 parent=file_hash(parent),
             )  # fmt: skip
             self.present.say(
@@ -197,17 +209,20 @@ class _Demo:
                 f"{time.perf_counter() - start:.1f} s"
             )
             refine_chain(
-                teacher, chain, self.data.training(recipe), recipe, folder, parent=parent,
-                **self.fit_options(recipe),
+                teacher, chain, self.data.training(recipe), recipe, path.parent, parent=parent,
+                calibration=self.data.unlabelled, **self.fit_options(recipe),
             )  # fmt: skip
         chain = WeightChain.load(path)
-        _same(self.out, "refine", chain.meta.get("recipe"), recipe.to_dict())
-        worst = chain.verify(quiet=True)
+        _same(self.out, folder, chain.meta.get("recipe"), recipe.to_dict())
+        identity = {
+            "nested": "students compute what the full network with equal channels computes",
+            "oskt": "exact students of every width equal the S-Student",
+        }[chain.kind]
         self.present.say(
-            f"chain file {path.stat().st_size / 1e6:.2f} MB; exact students of every width equal "
-            f"the S-Student to {worst:.0e}"
+            f"chain file {path.stat().st_size / 1e6:.2f} MB; {identity}, to "
+            f"{chain.verify(quiet=True):.0e}"
         )
-        return chain, students.load_model(folder / "teacher.safetensors")[0]
+        return chain
 
     # -- scores ---------------------------------------------------------------------------------
 
@@ -236,25 +251,28 @@ class _Demo:
             f"rank-1 {100 * result.cmc[0]:5.1f}"
         )
 
-    def score_teachers(self, before: nn.Module, after: nn.Module, chain: WeightChain) -> None:
-        costs, first = chain.costs(chain.groups), self.data.steps(self.scale.teacher)
-        self.add_row(before, "teacher", "teacher", "1", costs, steps=first)
-        steps = first + self.data.steps(self.scale.refine)
-        self.add_row(after, "teacher, refined", "teacher", "1", costs, steps=steps)
+    def score_teacher(
+        self, name: str, teacher: nn.Module, chain: WeightChain, kind: str | None = None
+    ) -> None:
+        """The teacher as trained, or as refined together with a chain of this kind."""
+        steps = self.data.steps(self.scale.teacher)
+        if kind is not None:
+            steps += self.data.steps(getattr(self.scale, kind))
+        self.add_row(teacher, name, "teacher", "1", chain.costs(chain.groups), steps=steps)
 
     def student(self, chain: WeightChain, label: str) -> nn.Module:
         return chain.student(width=dict(self.scale.widths)[label])
 
-    def at_once(self, chain: WeightChain, label: str, width: float) -> None:
+    def at_once(self, chain: WeightChain, label: str, series: str) -> None:
         start = time.perf_counter()
         student = self.student(chain, label)
         seconds = time.perf_counter() - start
         self.data.recalibrate(student)
         costs = chain.costs(students.widths_of(student))
-        self.add_row(student, f"student {label}", "at_once", label, costs, seconds=seconds)
+        self.add_row(student, f"student {label}", series, label, costs, seconds=seconds)
 
     def finetune(self, chain: WeightChain, label: str) -> None:
-        parent = self.out / "refine" / "chain.safetensors"
+        parent = self.out / "nested" / "chain.safetensors"
         folder = f"finetune-{_slug(label)}"
         start = time.perf_counter()
         student = self.train(
@@ -268,7 +286,7 @@ class _Demo:
 
     def scratch(self, chain: WeightChain, label: str) -> None:
         """The same network from random numbers, as long as refinement and fine-tuning together."""
-        epochs = self.scale.refine.epochs + self.scale.student.epochs
+        epochs = self.scale.nested.epochs + self.scale.student.epochs
         recipe = replace(self.scale.student, epochs=epochs)
         start = time.perf_counter()
         model = self.train(
@@ -280,28 +298,23 @@ class _Demo:
         )  # fmt: skip
 
     def fresh_student(self, chain: WeightChain, label: str) -> nn.Module:
-        torch.manual_seed(self.seed)
-        student = self.student(chain, label)
-        for module in student.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)):
-                module.reset_parameters()
-        assert isinstance(student, models.ResNet)
-        student.reset_parameters()
-        return student
+        widths = chain.resolve(dict(self.scale.widths)[label])
+        return baselines.scratch(self.fresh_teacher(), chain.coupling, widths, seed=self.seed)
 
     # -- report ---------------------------------------------------------------------------------
 
     def report_data(self, chain: WeightChain) -> ReportData:
-        trained = [_slug(label) for label in self.scale.trained]
-        runs = ["teacher", "refine"]
-        runs += [f"{kind}-{label}" for kind in ("finetune", "scratch") for label in trained]
+        runs = ["teacher", "nested", "published"]
+        runs += [f"finetune-{_slug(label)}" for label in self.scale.finetuned]
+        runs += [f"scratch-{_slug(label)}" for label in self.scale.scratch]
+        trees = {n: tree for n, tree in chain.partitions.items() if isinstance(tree, MergeTree)}
         groups = tuple(
             Group(
                 name,
-                tuple(int(n) for n in np.bincount(clustering.labels)),
-                chain.meta["clustering"]["loss"].get(name),
+                tuple(int(n) for n in np.bincount(tree.cut(tree.narrowest).labels)),
+                merge_costs=tuple(reversed(chain.meta["clustering"]["heights"][name])),
             )
-            for name, clustering in chain.clusterings.items()
+            for name, tree in trees.items()
         )
         return ReportData(
             title="One teacher, students of every size",
@@ -315,11 +328,10 @@ class _Demo:
 
     def ranking_pictures(self) -> tuple[Any, ...]:
         query, gallery = self.data.set.query, self.data.set.gallery
-        shown = {"teacher, refined teacher": "teacher"}
-        shown |= {
-            f"student {label} at_once": f"student {label}" for label in self.scale.trained[:2]
-        }
-        narrow = self.evaluations[f"student {self.scale.trained[0]} at_once"]
+        sizes = self.scale.finetuned
+        shown = {"teacher, nested teacher": "teacher"}
+        shown |= {f"student {label} at_once": f"student {label}" for label in sizes[:2]}
+        narrow = self.evaluations[f"student {sizes[0]} at_once"]
         chosen = spread_queries(narrow.average_precision, 6)
         lists = {}
         for key, title in shown.items():
@@ -336,15 +348,20 @@ class _Demo:
             + json.dumps({**scale.data, "seed": self.seed}),
             "Steps": {
                 "teacher": self.data.steps(scale.teacher),
-                "refinement, once for all sizes": self.data.steps(scale.refine),
+                "each chain, once for all sizes": self.data.steps(scale.nested),
                 "fine-tuning, per size": self.data.steps(scale.student),
-                "from scratch, per size": self.data.steps(scale.refine)
+                "from scratch, per size": self.data.steps(scale.nested)
                 + self.data.steps(scale.student),
             },
-            "At once": "expanded from the chain, norm statistics measured on 512 training images "
-            "without labels, no step of training",
-            "Refinement": f"alpha {scale.refine.alpha}, distillation {scale.refine.distill} "
-            f"(ours) at temperature {scale.refine.temperature}; chain width {scale.chain_width}",
+            "At once": "merged from the nested chain, norm statistics measured on 512 training "
+            "images without labels, no step of training; Published: expanded from a chain of the "
+            "published kind",
+            "Nested chain": f"narrowest width {scale.chain_width}, "
+            f"{scale.nested.random_widths} random widths a step, distillation "
+            f"{scale.nested.distill} at temperature {scale.nested.temperature}, similarity "
+            f"{scale.nested.similarity}",
+            "Published chain": f"width {scale.chain_width}, alpha {scale.published.alpha}, "
+            f"distillation {scale.published.distill} (ours)",
             "Machine": f"{platform.processor() or platform.machine()}, "
             f"{torch.get_num_threads()} threads, {self.data.world.device}",
             "Versions": provenance()["versions"],
