@@ -64,7 +64,7 @@ class Estimate:
             state = f"about {duration_text(seconds)}" if id(cell) in left else "found"
             labels = (cell.scenario, cell.variant, cell.method, cell.size, cell.budget)
             text = "  ".join([*filter(None, labels), f"seed {cell.seed}"])
-            console.print(f"{text:<60}  {state}", highlight=False)
+            console.print(f"{text:<60}  {state}", highlight=False, soft_wrap=True)
         console.print(
             f"{len(cells)} cells, {len(left)} to find: about {duration_text(total)} on this machine"
         )

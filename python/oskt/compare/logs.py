@@ -8,7 +8,7 @@ from pathlib import Path
 from oskt.report import read_log
 from oskt.train import Recipe
 
-SCORE_S = "score_s"  # an evaluation's own seconds, beside its scores
+SCORED = "scored/"  # before what an evaluation on the way found, and the seconds it took
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def spent(folder: Path, recipe: Recipe) -> Spent:
             steps += new
             seconds += new * images / max(record["images_per_s"], 0.05)
         elif record["kind"] == "epoch" and number < last:
-            seconds -= sum(value for name, value in record.items() if name.endswith(SCORE_S))
+            seconds -= record.get(f"{SCORED}seconds", 0.0)
     return Spent(steps, seconds)
 
 
@@ -51,5 +51,5 @@ def curve(folder: Path) -> list[list[float]]:
     return [
         [steps * record["epoch"], record[name]]
         for record in records if record["kind"] == "epoch"
-        for name in ("mAP", "accuracy") if name in record
+        for name in (f"{SCORED}mAP", f"{SCORED}accuracy") if name in record
     ]  # fmt: skip

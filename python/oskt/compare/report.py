@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from oskt.checkpoint import write_atomic
 from oskt.compare.cells import FULL_WIDTH
-from oskt.compare.methods import OURS, TITLES
+from oskt.compare.methods import TITLES
+from oskt.compare.pictures import pictures
 from oskt.compare.rows import Row, read_rows
-from oskt.compare.summary import AT_ONCE, Cost, Grid, Line, Score, costs, grids
+from oskt.compare.summary import Cost, Grid, Line, Score, costs, grids
 from oskt.compare.tables import TABLES
 from oskt.compare.verdicts import verdicts
 from oskt.console import duration_text
-from oskt.report.methods import Series, against_size, before_after, convergence
-from oskt.report.page import facts_section, figure, section, shell
+from oskt.report.page import facts_section, section, shell
 from oskt.report.table import count_text
-
-BUDGETS = {
-    AT_ONCE: "At once, before any training of their own",
-    "short": "After the short training: as many steps for the whole family as one refinement takes",
-    "long": "After the long training: as many epochs for every size as one refinement takes",
-    "own": "After training on the students' data",
-}
 
 
 def write_reports(out: str | Path) -> list[Path]:
@@ -57,7 +49,7 @@ def markdown(table: str, rows: Sequence[Row]) -> str:
     """The report as text: every grid, what was spent, what it says."""
     lines = [f"# {TABLES[table].title}", "", *facts_lines(rows), ""]
     for grid in grids(rows, TABLES[table].columns):
-        lines += [f"## {_heading(grid)}", "", *grid_lines(grid), ""]
+        lines += [f"## {grid.heading}", "", *grid_lines(grid), ""]
     lines += ["## What was spent", "", *_cost_lines(costs(rows)), ""]
     said = verdicts(table, rows)
     if said:
@@ -78,7 +70,7 @@ def grid_lines(grid: Grid) -> list[str]:
             text = "" if score is None else _cell_text(score)
             best = score is not None and _is_best(grid, line, column)
             cells.append(f"**{text}**" if best else text)
-        lines.append(f"| {_name(line)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {line.name} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -135,8 +127,8 @@ def _page(table: str, rows: Sequence[Row]) -> str:
     title, found = TABLES[table].title, grids(rows, TABLES[table].columns)
     said = verdicts(table, rows)
     lead = "Mean over seeds, its standard deviation, and rank-1 beside it; best of a column marked."
-    sections = [section(_heading(grid), lead, _grid_html(grid)) for grid in found]
-    sections += _pictures(rows, found) if TABLES[table].columns == "size" else []
+    sections = [section(grid.heading, lead, _grid_html(grid)) for grid in found]
+    sections += pictures(rows, found) if TABLES[table].columns == "size" else []
     sections.append(
         section(
             "What was spent",
@@ -154,76 +146,6 @@ def _page(table: str, rows: Sequence[Row]) -> str:
     return shell(title, opening, "", sections)
 
 
-def _pictures(rows: Sequence[Row], found: Sequence[Grid]) -> list[str]:
-    """Accuracy against size for each grid, at once against trained, and convergence."""
-    scores = "accuracy" if any(r.trained and "accuracy" in r.trained for r in rows) else "mAP"
-    parts = []
-    for grid in found:
-        series = [_series(line, grid) for line in grid.lines if line.method != "teacher"]
-        series = [one for one in series if len(one.x) > 1]
-        if series:
-            labels = {c: s.parameters for line in grid.lines for c, s in line.scores.items()
-                      if c != FULL_WIDTH and line.method != "depgraph"}  # fmt: skip
-            draw = partial(against_size, series, scores, _teacher(grid), labels)
-            parts.append(figure(draw, f"{_heading(grid)}."))
-    for scenario in dict.fromkeys(grid.scenario for grid in found):
-        mine = {grid.budget: grid for grid in found if grid.scenario == scenario}
-        budget = next(reversed(mine))
-        pairs = _pairs(mine[AT_ONCE], mine[budget]) if AT_ONCE in mine else {}
-        if pairs and budget != AT_ONCE:
-            caption = f"At once against after the {budget} training, {scenario}."
-            parts.append(figure(partial(before_after, pairs, scores), caption))
-    curves = [
-        Series(TITLES[row.method], *_percent(row.curve), ours=row.method in OURS)
-        for row in rows if row.curve
-    ]  # fmt: skip
-    if curves:
-        sizes = ", ".join(dict.fromkeys(row.size for row in rows if row.curve))
-        caption = f"The long training of {sizes} on its way, first seed."
-        parts.append(figure(partial(convergence, curves, scores), caption))
-    lead = "Up and to the left is better."
-    return [section("Pictures", lead, "".join(parts))] if parts else []
-
-
-def _series(line: Line, grid: Grid) -> Series:
-    scores = sorted(
-        (s for c, s in line.scores.items() if c != FULL_WIDTH), key=lambda s: s.parameters
-    )
-    return Series(
-        _name(line),
-        [s.parameters for s in scores],
-        [s.first for s in scores],
-        [s.deviation or 0.0 for s in scores],
-        ours=line.method in OURS,
-        dashed=line.method == "oskt",
-    )
-
-
-def _pairs(before: Grid, after: Grid) -> dict[str, dict[str, tuple[float, float]]]:
-    known = {(line.method, line.variant): line for line in before.lines}
-    pairs: dict[str, dict[str, tuple[float, float]]] = {}
-    for line in after.lines:
-        start = known.get((line.method, line.variant))
-        for column, score in line.scores.items():
-            if start is not None and column != FULL_WIDTH and column in start.scores:
-                points = (start.scores[column].first, score.first)
-                pairs.setdefault(column, {})[_name(line)] = points
-    return pairs
-
-
-def _percent(curve: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    return [step for step, _ in curve], [100 * score for _, score in curve]
-
-
-def _teacher(grid: Grid) -> float | None:
-    found = [line.scores[FULL_WIDTH] for line in grid.lines if line.method == "teacher"]
-    return found[0].first if found else None
-
-
-def _heading(grid: Grid) -> str:
-    return f"{BUDGETS[grid.budget]} ({grid.scenario})"
-
-
 def _column(grid: Grid, column: str) -> str:
     name = "full width" if column == FULL_WIDTH else column
     counts = {
@@ -231,10 +153,6 @@ def _column(grid: Grid, column: str) -> str:
         if column in line.scores and line.method != "depgraph"  # pruned to nearly as many
     }  # fmt: skip
     return f"{name}, {count_text(counts.pop())}" if len(counts) == 1 else name
-
-
-def _name(line: Line) -> str:
-    return f"{TITLES[line.method]}, {line.variant}" if line.variant else TITLES[line.method]
 
 
 def _cell_text(score: Score) -> str:
@@ -261,7 +179,7 @@ def _grid_html(grid: Grid) -> str:
             tag, kind = ("b", " best") if best else ("span", "")
             second = "" if score.second is None else f"<small>{score.second:.1f}</small>"
             cells += f'<td class="number score{kind}"><{tag}>{score.text}</{tag}>{second}</td>'
-        body.append(f'<tr><th scope="row">{escape(_name(line))}</th>{cells}</tr>')
+        body.append(f'<tr><th scope="row">{escape(line.name)}</th>{cells}</tr>')
     heads = "".join(f'<th class="number">{escape(_column(grid, c))}</th>' for c in grid.columns)
     return _scroll(f"<th>Method</th>{heads}", body)
 

@@ -92,8 +92,8 @@ def run_table(
                 row = _find(cell, workshop)
                 found[row.key] = row
                 write_rows(path, found.values())
-                seconds = time.perf_counter() - start
-                console.print(_line(row, number, len(cells), seconds), highlight=False)
+                line = _line(row, number, len(cells), time.perf_counter() - start)
+                console.print(line, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         if not expired.is_set():
             raise KeyboardInterrupt(

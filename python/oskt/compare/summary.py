@@ -7,10 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from oskt.compare.cells import FULL_WIDTH
-from oskt.compare.methods import OURS
+from oskt.compare.methods import OURS, TITLES
 from oskt.compare.rows import Row
 
 AT_ONCE = "at once"
+BUDGETS = {
+    AT_ONCE: "At once, before any training of their own",
+    "short": "After the short training: as many steps for the whole family as one refinement takes",
+    "long": "After the long training: as many epochs for every size as one refinement takes",
+    "own": "After training on the students' data",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class Line:
     variant: str
     scores: dict[str, Score]
 
+    @property
+    def name(self) -> str:
+        """The method as people read it, and its variant."""
+        return ", ".join(filter(None, (TITLES[self.method], self.variant)))
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -62,6 +73,10 @@ class Grid:
     budget: str
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
+
+    @property
+    def heading(self) -> str:
+        return f"{BUDGETS[self.budget]} ({self.scenario})"
 
     def best(self, column: str) -> float:
         """The highest mean of a column among students, rounded as it is printed."""

@@ -18,7 +18,7 @@ from oskt import baselines, models, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, save_model, write_atomic
 from oskt.compare.digits import Digits
-from oskt.compare.logs import SCORE_S
+from oskt.compare.logs import SCORED
 from oskt.compare.parts import Chain, Data, Part, Start, Student, Teacher, digest, folder_name
 from oskt.coupling import Coupling
 from oskt.data import make_pedestrians
@@ -270,10 +270,12 @@ class Workshop:
 def _timed(
     scores: Callable[[nn.Module], dict[str, float]],
 ) -> Callable[[nn.Module], dict[str, float]]:
+    """Scores and seconds under names of their own: a log line has those of the loss as well."""
+
     def scored(model: nn.Module) -> dict[str, float]:
         start = time.perf_counter()
-        found = scores(model)
-        return {**found, SCORE_S: time.perf_counter() - start}
+        found = {f"{SCORED}{name}": value for name, value in scores(model).items()}
+        return {**found, f"{SCORED}seconds": time.perf_counter() - start}
 
     return scored
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +24,7 @@ class Series:
         x: parameters, or steps.
         y: scores in percent, as long as x.
         deviations: standard deviations of y over seeds; 0 where there is one seed.
+        place: number of its colour and marker, the same in all plots of a report.
         ours: drawn strongly, on top.
         dashed: another line style, for the same method in another state.
     """
@@ -31,6 +33,7 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     deviations: Sequence[float] = ()
+    place: int = 0
     ours: bool = False
     dashed: bool = False
 
@@ -83,32 +86,29 @@ def convergence(series: Sequence[Series], score: str, theme: Theme) -> Figure:
 
 
 def before_after(
-    groups: Mapping[str, Mapping[str, tuple[float, float]]], score: str, theme: Theme
+    before: Sequence[Series],
+    after: Sequence[Series],
+    sizes: Sequence[str],
+    score: str,
+    theme: Theme,
 ) -> Figure:
     """At once against fine-tuned: per size and method a stem from the one to the other.
 
     Args:
-        groups: size -> method -> (score at once, score after training), in percent.
-        score: what they are.
+        before, after: the same methods in the same order; x is the index of the size.
+        sizes: their labels.
+        score: what y is.
     """
     figure, axes = _axes()
-    methods = list(dict.fromkeys(name for group in groups.values() for name in group))
-    pitch = 0.8 / max(len(methods), 1)
-    for number, method in enumerate(methods):
-        colour = _colour(theme, number)
-        for place, group in enumerate(groups.values()):
-            if method not in group:
-                continue
-            x = place + (number - (len(methods) - 1) / 2) * pitch
-            before, after = group[method]
-            axes.plot([x, x], [before, after], color=colour, linewidth=2)
-            axes.plot(
-                x, before, "o", color=theme.page, markeredgecolor=colour, markersize=6,
-                markeredgewidth=1.6,
-            )  # fmt: skip
-            label = method if place == 0 else None
-            axes.plot(x, after, "o", color=colour, markersize=7, label=label)
-    axes.set_xticks(range(len(groups)), list(groups))
+    pitch = 0.8 / max(len(after), 1)
+    for number, (start, end) in enumerate(zip(before, after, strict=True)):
+        colour = _colour(theme, end.place)
+        x = [place + (number - (len(after) - 1) / 2) * pitch for place in end.x]
+        axes.vlines(x, start.y, end.y, color=colour, linewidth=2)
+        hollow: Any = {"color": theme.page, "markeredgecolor": colour, "markeredgewidth": 1.6}
+        axes.plot(x, start.y, "o", markersize=6, **hollow)
+        axes.plot(x, end.y, "o", color=colour, markersize=7, label=end.name)
+    axes.set_xticks(range(len(sizes)), sizes)
     axes.set_xlabel("Size; hollow: at once, full: after its own training")
     _finish(axes, score, theme)
     return figure
@@ -120,8 +120,8 @@ def _axes() -> tuple[Figure, Axes]:
 
 
 def _lines(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
-    for number, one in enumerate(series):
-        colour = _colour(theme, number)
+    for one in series:
+        colour = _colour(theme, one.place)
         if any(one.deviations):
             axes.errorbar(
                 one.x, one.y, one.deviations, fmt="none", ecolor=colour, capsize=2.5, alpha=0.7
@@ -131,7 +131,7 @@ def _lines(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
             one.y,
             color=colour,
             label=one.name,
-            marker=MARKERS[number % len(MARKERS)],
+            marker=MARKERS[one.place % len(MARKERS)],
             markersize=7 if one.ours else 5.5,
             markeredgecolor=theme.page,
             markeredgewidth=1.2,
@@ -141,9 +141,9 @@ def _lines(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
         )
 
 
-def _colour(theme: Theme, number: int) -> str:
+def _colour(theme: Theme, place: int) -> str:
     palette = (*theme.series, theme.ink, theme.quiet)
-    return palette[number % len(palette)]
+    return palette[place % len(palette)]
 
 
 def _finish(axes: Axes, score: str, theme: Theme) -> None:
