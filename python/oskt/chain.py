@@ -276,12 +276,14 @@ class WeightChain(Sizes):
         Raises:
             ValueError: a chain of kind "oskt", whose rows serve all widths, or width out of range.
         """
-        if self.kind != "nested" or self.template is None:
+        if self.kind != "nested":
             raise ValueError(
                 f"WeightChain.truncated: chain must be nested, got kind {self.kind!r}. "
                 "A published chain cannot be cut: its columns stay at teacher width."
             )
-        sizes = self.resolve(width)
+        sizes, template = self.resolve(width), self.template
+        if template is not None:
+            template = students.narrow(template, self.coupling, sizes)
         student = self._read(reading.truncation(self.coupling, self.trees, sizes, self.layouts))
         lengths = [
             sum(math.prod(self.coupling.shape(t.name, sizes)) for t in self.layouts if t.role == r)
@@ -296,7 +298,7 @@ class WeightChain(Sizes):
             statistics,
             self.plain,
             absent=self.absent,
-            template=students.narrow(self.template, self.coupling, sizes),
+            template=template,
             meta={"whole": self.groups, **self.meta},
         )
 
