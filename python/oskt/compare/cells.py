@@ -59,6 +59,14 @@ class Request:
     variants: Sequence[str] | None = None
     data: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        strange = [name for name in self.data if name not in ("source", "target")]
+        if strange:
+            raise ValueError(
+                f"compare: data must be named source and target, got {', '.join(strange)}. "
+                "Give --data source=PATH, and target=PATH for tables in two scenarios."
+            )
+
     def chosen(self, what: str, known: Iterable[str]) -> list[str]:
         """The asked-for ones of `known`, in its order."""
         known, asked = list(known), getattr(self, what)
@@ -84,8 +92,8 @@ class Request:
         """The one data set of a table in a single scenario."""
         if "target" in self.data:
             raise ValueError(
-                "compare: this table must have one data set, got source and target. "
-                "Give --data source=PATH alone."
+                "compare: data must name the source alone in this table, got a target. "
+                "Leave it out, or take a table in two scenarios: cross, few-shot."
             )
         return self._real("source") if self.data else self.world("plain")
 
