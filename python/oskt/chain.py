@@ -205,11 +205,6 @@ class WeightChain(Sizes):
         Returns:
             name -> tensor; views of one flat buffer (and copies of tensors that no group touches).
         """
-        if norm not in ("interpolate", "exact"):
-            raise ValueError(
-                f"WeightChain.expand: norm must be 'interpolate' or 'exact', got {norm!r}. "
-                "Choose one of the two."
-            )
         sizes = self.resolve(widths_=widths or {})
         items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
         return self._named(self._read(items), sizes)

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 import oskt_ext
 from oskt import tensor_file
+from oskt.tensor_file import MODEL
 from oskt.tensor_file import file_hash as file_hash
 from oskt.tensor_file import write_atomic as write_atomic
-
-FORMAT = "oskt-model/1"
 
 
 def save_model(path: str | Path, module: nn.Module, meta: Mapping[str, Any]) -> Path:
@@ -51,7 +50,7 @@ def save_model(path: str | Path, module: nn.Module, meta: Mapping[str, Any]) -> 
         (['bias', 'weight'], 0.5)
     """
     tensors, tied = _untie(module.state_dict())
-    return write_tensors(path, FORMAT, tensors, {**provenance(), **meta, "tied": tied})
+    return write_tensors(path, MODEL, tensors, {**provenance(), **meta, "tied": tied})
 
 
 def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -71,7 +70,7 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Notes:
         Every byte is checked against the checksum in the header; nothing in the file is executed.
     """
-    tensors, meta = read_tensors(path, FORMAT)
+    tensors, meta = read_tensors(path, MODEL)
     for name, owner in meta.pop("tied").items():
         tensors[name] = tensors[owner]
     return tensors, meta

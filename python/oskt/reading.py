@@ -48,6 +48,10 @@ def student(
     Statistics are copied like rows. MergeTree: columns are summed over the clusters at the cut,
     all else averaged; `norm` says nothing.
     """
+    if norm not in ("interpolate", "exact"):
+        raise ValueError(
+            f"expand: norm must be 'interpolate' or 'exact', got {norm!r}. Choose one of the two."
+        )
 
     def of(partition: Clustering | MergeTree, n: int) -> GroupReading:
         if isinstance(partition, MergeTree):

@@ -19,12 +19,14 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+MODEL = "oskt-model/1"  # format of a model file
+
 Content = Callable[[Any], tuple[str, NDArray[np.uint8]]]
 
 
 def content(array: NDArray[Any]) -> tuple[str, NDArray[np.uint8]]:
     """(dtype as torch names it, bytes) of a NumPy array."""
-    return f"torch.{array.dtype}", np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return f"torch.{array.dtype}", np.asarray(array, order="C").reshape(-1).view(np.uint8)
 
 
 def write_arrays(
@@ -38,7 +40,7 @@ def write_arrays(
         arrays: of dtypes that torch knows.
         meta: JSON values; "format" is added.
     """
-    stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    stored = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomic(path, safetensors.numpy.save(stored, header(kind, stored, meta)))
     return Path(path)
 

@@ -1,0 +1,136 @@
+"""Students of a chain file where there is no torch: NumPy and safetensors alone.
+
+python -m oskt.edge chain.safetensors --params 500000 --out student.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oskt import chain_file, lists, presets, reading
+from oskt.contents import Contents
+from oskt.sizes import Sizes
+from oskt.tensor_file import MODEL, file_hash, write_arrays
+
+
+class EdgeChain(Sizes):
+    """A weight chain in NumPy arrays: the students of oskt.WeightChain as named arrays.
+
+    Make one with `load`. `groups`, `widths`, `least`, `resolve` and `costs` are those of Sizes.
+
+    Args:
+        contents: of a chain file; weights and vectors that it keeps in half precision are computed
+            with in the dtype of the statistics.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        super().__init__(
+            contents.coupling, contents.partitions, absent=contents.absent, meta=contents.meta
+        )
+        self.plain = dict(contents.plain)
+        dtype = contents.statistics.dtype
+        self._flat = np.concatenate(
+            [contents.weights.astype(dtype), contents.vectors.astype(dtype), contents.statistics]
+        )
+
+    def student(
+        self,
+        *,
+        width: float | None = None,
+        widths: Mapping[str, int] | None = None,
+        preset: str | None = None,
+        params: float | None = None,
+        macs: float | None = None,
+        norm: str = "interpolate",
+    ) -> dict[str, NDArray[Any]]:
+        """The tensors of a student: give one of width, widths, preset and a budget.
+
+        Args:
+            width: share of the teacher's channels in every group, in (0, 1].
+            widths: group -> channels; groups not named stay at chain width.
+            preset: a size of the paper, e.g. "res50-s1".
+            params, macs: at most so many parameters and MACs per image, of the backbone at the
+                traced input size; one share for all groups.
+            norm: "interpolate" or "exact" (see WeightChain.expand).
+
+        Returns:
+            state-dict name -> array, without the weights in `absent`.
+
+        Raises:
+            ValueError: see Sizes.resolve.
+
+        Notes:
+            The sums are those of WeightChain.expand, but NumPy adds pairwise and rounds every
+            product: an entry may differ by a few roundings of its largest term. Entries that
+            read one number are equal, so a nested chain's full width is the teacher bit for bit.
+            Bitwise repeatable on one machine.
+        """
+        sizes = self.resolve(width, widths, preset, params, macs)
+        items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
+        shapes = self.shapes(sizes)
+        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+        parts = np.split(lists.apply(items, self._flat), ends[:-1])
+        named = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts)}
+        return {**named, **{name: array.copy() for name, array in self.plain.items()}}
+
+
+def load(path: str | Path) -> EdgeChain:
+    """Read a chain file of either kind.
+
+    Args:
+        path: what WeightChain.save wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, edited or foreign file, or one in bfloat16.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from oskt import WeightChain
+        >>> from oskt.models.resnet import ResNet
+        >>> path = Path(tempfile.mkdtemp()) / "chain.safetensors"
+        >>> teacher = ResNet(18, in_planes=8)
+        >>> WeightChain.from_teacher(teacher, torch.zeros(2, 3, 64, 32), "nested").save(path)
+        >>> load(path).student(width=1 / 2)["conv1.weight"].shape
+        (4, 3, 7, 7)
+    """
+    return EdgeChain(chain_file.read(path))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a student as the model file that `oskt expand` would write, without its classifier."""
+    parser = argparse.ArgumentParser(
+        prog="python -m oskt.edge", description="Write a student of any size, without torch."
+    )
+    parser.add_argument("chain", type=Path, help="chain file")
+    parser.add_argument("--out", type=Path, required=True, help="model file to write")
+    size = parser.add_argument_group("size: one of these; --params and --macs also together")
+    size.add_argument("--width", type=float, help="share of the teacher's channels")
+    size.add_argument("--preset", help="size of the paper: " + ", ".join(presets.PRESETS))
+    size.add_argument("--params", type=float, help="at most so many parameters")
+    size.add_argument("--macs", type=float, help="at most so many MACs per image")
+    given = parser.parse_args(arguments)
+    chain = load(given.chain)
+    sizes = chain.resolve(given.width, None, given.preset, given.params, given.macs)
+    meta = {"widths": sizes, "parent": file_hash(given.chain), "tied": {}}
+    spec = chain.meta.get("spec")
+    if spec is not None and "classifier.weight" in chain.absent:
+        spec = {**spec, "num_classes": 0}
+    write_arrays(given.out, MODEL, chain.student(widths=sizes), {"spec": spec, **meta})
+    parameters, macs = chain.costs(sizes)
+    print(f"student: {given.out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
