@@ -103,6 +103,7 @@ def test_recipes_survive_json():
         ({"erasing": 1.5}, r"erasing must be in \[0, 1\], got 1.5"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"alpha": -1.0}, r"alpha must be >= 0 and finite, got -1.0"),
+        ({"teacher_loss": -1.0}, r"teacher_loss must be >= 0 and finite, got -1.0"),
         ({"temperature": 0.0}, r"temperature must be > 0 and finite, got 0.0"),
     ],
 )

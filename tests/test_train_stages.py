@@ -104,6 +104,17 @@ def test_the_joint_loss_is_the_sum_of_its_parts():
     assert joint.joint.weights.grad is not None
 
 
+def test_the_loss_of_the_full_width_can_be_left_out():
+    images, ids, _ = next(TinyData().batches(1))
+    joint = TinyJoint(TinyNet(dropout=0.0))
+    (whole, parts), (rest, _) = (
+        JointObjective(joint, recipe(alpha=0.0, teacher_loss=weight))(images, ids, 0.0)
+        for weight in (1.0, 0.0)
+    )
+    own = parts["teacher/id"] + parts["teacher/triplet"] + 5e-4 * parts["teacher/center"]
+    torch.testing.assert_close((whole - own).detach(), rest.detach())
+
+
 def test_terms_without_weight_are_not_computed():
     joint = TinyJoint(TinyNet())
     joint.refining_loss = lambda scale: pytest.fail("computed")

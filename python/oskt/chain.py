@@ -102,7 +102,8 @@ class WeightChain(Sizes):
                 `oskt.train.refine_chain` trains.
             widths: group -> channels, in place of or on top of `width`.
             rows: what is clustered (see oskt.clustering).
-            method, seed: how, for kind "oskt" (see cluster_channels); trees are Ward's.
+            method, seed: how, for kind "oskt" (see cluster_channels); trees are Ward's, or random
+                if the method is.
             check: check every group numerically (about two forwards in float64); groups that fail
                 are frozen, with the reason in chain.coupling.groups.
             parent: hash of the teacher's file, kept in the header.
@@ -147,8 +148,12 @@ class WeightChain(Sizes):
         partitions: Partitions
         meta = {"kind": kind, "spec": getattr(module, "spec", None), "parent": parent}
         if kind == "nested":
-            partitions, heights = merge_channels(coupling, tensors, narrowest, rows=rows)
-            meta["clustering"] = {"rows": rows, "method": "ward", "heights": heights}
+            random = method == "random"
+            partitions, heights = merge_channels(
+                coupling, tensors, narrowest, rows=rows, random=random, seed=seed
+            )
+            how = "random" if random else "ward"
+            meta["clustering"] = {"rows": rows, "method": how, "heights": heights}
         else:
             partitions, loss = cluster_channels(
                 coupling, tensors, narrowest, rows=rows, method=method, seed=seed

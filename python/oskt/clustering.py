@@ -76,19 +76,26 @@ def merge_channels(
     narrowest: Mapping[str, int],
     *,
     rows: str = "folded",
+    random: bool = False,
+    seed: int = 0,
 ) -> tuple[dict[str, MergeTree], dict[str, list[float]]]:
     """Ward's merge tree of every free group, all in one batched call.
 
     Args:
         coupling, tensors, rows: as for cluster_channels.
         narrowest: group -> the narrowest width that will be trained, in whole blocks.
+        random: trees of random numbers in place of the rows (an ablation), drawn by `seed`.
 
     Returns:
         group -> MergeTree, and group -> what each split, from position 1 on, takes off the sum of
         squares, as a share of the whole: [N - 1] per block.
     """
     names = list(coupling.free)
-    trees = oskt_ext.merge_trees(_problems(coupling, tensors, names, rows))
+    problems = _problems(coupling, tensors, names, rows)
+    if random:
+        generator = torch.Generator().manual_seed(seed)
+        problems = [torch.rand(len(p), 1, generator=generator).to(p) for p in problems]
+    trees = oskt_ext.merge_trees(problems)
     result, heights, start = {}, {}, 0
     for name in names:
         blocks = coupling.groups[name].blocks

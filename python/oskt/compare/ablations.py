@@ -65,10 +65,7 @@ class Variant:
 
 VARIANTS = {
     "full": Variant(unchanged),
-    "random clusters": Variant(_chain(
-        lambda chain: replace(chain, rows="random") if chain.kind == "nested"
-        else replace(chain, method="random")
-    )),
+    "random clusters": Variant(method("random")),
     "random teacher": Variant(_chain(
         lambda chain: replace(chain, teacher=replace(chain.teacher, trained=False))
     )),

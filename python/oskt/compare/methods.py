@@ -58,7 +58,8 @@ class Setting:
     def published_chain(self, width: float) -> Chain:
         """As the published code makes it: Ward on raw rows, the refining loss alone."""
         chain = self.chain(width, rows="published", method="ward")
-        return replace(chain, recipe=replace(self.scale.refine, seed=self.seed, distill=0.0))
+        recipe = replace(self.scale.refine, seed=self.seed, distill=0.0, similarity=0.0)
+        return replace(chain, recipe=recipe)
 
     def nested_chain(self, width: float = NARROWEST, **options: Any) -> Chain:
         recipe = replace(self.scale.nested, seed=self.seed)

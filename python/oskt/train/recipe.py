@@ -183,13 +183,16 @@ class RefineRecipe(Recipe):
     similarity: float = _flag(
         0.0, "weight of the squared difference of feature cosines, student to teacher, >= 0"
     )
+    teacher_loss: float = _flag(
+        1.0, "weight of the full width's own ReID loss, >= 0; 0 = left out, an ablation"
+    )
     random_widths: int = _flag(
         0, "students of random widths in every step beside the narrowest, nested chains only, >= 0"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("alpha", "distill", "similarity"):
+        for name in ("alpha", "distill", "similarity", "teacher_loss"):
             self._require(
                 0 <= getattr(self, name) < math.inf,
                 name,

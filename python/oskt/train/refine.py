@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class JointObjective(nn.Module):
     """The ReID loss of every network, the refining loss and distillation; an Objective of `fit`.
 
-    L = L_ReID(teacher) + alpha L_refine
+    L = teacher_loss L_ReID(teacher) + alpha L_refine
         + sum over students of (L_ReID(student) + distill KL(teacher || student)
                                 + similarity (cosines of teacher - cosines of student)^2).
 
@@ -54,7 +54,7 @@ class JointObjective(nn.Module):
         for index, ((feature, logits), loss) in enumerate(zip(outputs, self.losses)):
             name = "teacher" if index == 0 else "student" if index == 1 else f"student{index}"
             one, its_parts = loss(feature, logits, ids)
-            total = total + one
+            total = total + (one if index else recipe.teacher_loss * one)
             parts.update({f"{name}/{part}": value for part, value in its_parts.items()})
             if index and recipe.distill:
                 kl = distillation(logits, outputs[0][1], temperature=recipe.temperature)
