@@ -132,11 +132,7 @@ SCALES = {
         refine=_refine(
             "paper-refine", epochs=60, steps=(30, 50), lr=1e-3, alpha=0.05, distill=4.0
         ),
-        nested=_refine(
-            "demo-nested", epochs=60, steps=(30, 50), lr=1e-3, hard_factor=0.2, height=256,
-            width=128, pad=10, schedule="steps", smooth=False, warmup_epochs=10,
-            warmup_factor=0.01,
-        ),
+        nested=_refine("nested", epochs=60, steps=(30, 50), lr=1e-3),
         student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
         depths=_DEPTHS,
     ),
