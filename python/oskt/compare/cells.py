@@ -127,7 +127,7 @@ def family(
     epochs: int | None = None,
     change: Callable[[Student], Student] = ablations.unchanged,
     curves: Sequence[str] = (),
-    teacher: bool = False,
+    teacher: str | None = None,
     refined: bool = False,
 ) -> Iterator[Cell]:
     """The cells of some methods at some sizes in one scenario, for one seed.
@@ -136,13 +136,14 @@ def family(
         epochs: of a student, in place of what the budget says.
         change: an ablation.
         curves: sizes whose long trainings are scored on their way.
-        teacher, refined: score the teacher, and what every refinement makes of it, too.
+        teacher: score the teacher, too, as this variant.
+        refined: score what every refinement makes of the teacher, too.
     """
     scenario = source.name if source == target else f"{source.name} -> {target.name}"
     network = scale.network if network is None else network
-    if teacher:
+    if teacher is not None:
         whole = Teacher(source, network, replace(scale.teacher, seed=seed))
-        yield Cell(table, scenario, variant, "teacher", FULL_WIDTH, "", seed, whole)
+        yield Cell(table, scenario, teacher, "teacher", FULL_WIDTH, "", seed, whole)
     for method in methods:
         for number, size in enumerate(sizes):
             for budget in budgets:

@@ -37,6 +37,11 @@ class Setting:
         return Teacher(self.source, self.network, replace(self.scale.teacher, seed=self.seed))
 
     @property
+    def structure(self) -> Teacher:
+        """An untrained teacher: what a student from random numbers is narrowed from."""
+        return replace(self.teacher, data=self.target, trained=False)
+
+    @property
     def target_teacher(self) -> Teacher:
         """A teacher of the target's identities: the source's, trained on as long as a student."""
         if self.target == self.source or self.recipe is None:
@@ -67,7 +72,7 @@ class Setting:
 
 
 def scratch(s: Setting) -> Student:
-    return s.student("scratch", s.teacher)
+    return s.student("scratch", s.structure)
 
 
 def weight_selection(s: Setting) -> Student:
@@ -76,12 +81,12 @@ def weight_selection(s: Setting) -> Student:
 
 def kd(s: Setting) -> Student:
     telling = {"weight": s.scale.nested.distill, "temperature": s.scale.nested.temperature}
-    return s.student("scratch", s.teacher, told_by=s.target_teacher, telling=telling)
+    return s.student("scratch", s.structure, told_by=s.target_teacher, telling=telling)
 
 
 def kd_plus(s: Setting) -> Student:
     telling = {"weight": 16.0, "temperature": 4.0, "norm_direction": 1.0}  # those of its code
-    return s.student("scratch", s.teacher, told_by=s.target_teacher, telling=telling)
+    return s.student("scratch", s.structure, told_by=s.target_teacher, telling=telling)
 
 
 def depgraph(s: Setting) -> Student:

@@ -18,6 +18,7 @@ from oskt.compare.verdicts import verdicts
 from oskt.console import duration_text
 from oskt.report.page import facts_section, section, shell
 from oskt.report.table import count_text
+from oskt.train import Recipe
 
 
 def write_reports(out: str | Path) -> list[Path]:
@@ -96,7 +97,7 @@ def _cost_cells(cost: Cost) -> list[str]:
         cost.budget,
         f"{low:,}" if low == high else f"{low:,} to {high:,}",
         *(f"{steps:,.0f} ({duration_text(seconds)})" for steps, seconds in parts),
-        f"{cost.steps:,.0f} for {cost.sizes} sizes",
+        f"{cost.steps:,.0f} for {cost.sizes} size{'s' if cost.sizes > 1 else ''}",
         duration_text(cost.seconds),
     ]
 
@@ -116,11 +117,24 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "Numbers": f"{scores}{second} in %, mean ± standard deviation over seeds "
         f"{', '.join(map(str, seeds))}",
+        "Teacher": all_of(_teacher(row) for row in rows),
         "Data": all_of(title for row in rows for title in row.data),
         "Machine": all_of(f"{row.machine}, {row.threads} threads" for row in rows),
         "Commit": all_of(row.commit for row in rows),
         "Dates": f"{min(r.date for r in rows)[:10]} to {max(r.date for r in rows)[:10]}",
     }
+
+
+def _teacher(row: Row) -> str:
+    """The network behind a row, and the size of its images."""
+    found = row.settings
+    for name in ("start", "source", "teacher"):
+        found = found.get(name, found)
+    if "network" not in found:
+        return ""
+    network = " ".join(f"{name} {value}" for name, value in found["network"].items() if value)
+    recipe = {**Recipe().to_dict(), **found["recipe"]}
+    return f"{network}, images {recipe['height']} x {recipe['width']}"
 
 
 def _page(table: str, rows: Sequence[Row]) -> str:

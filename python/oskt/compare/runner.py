@@ -176,7 +176,7 @@ def _shared(part: Teacher | Chain | Student, workshop: Workshop) -> dict[str, An
 def _title(workshop: Workshop, teacher: Teacher, data: Data) -> str:
     title = workshop.task(data, teacher.recipe).title
     drawn = not data.root and data.name != "digits"
-    return f"drawn world {data.name!r}: {title}" if drawn else title
+    return f"{title}, world {data.name}" if drawn else title
 
 
 def _machine(device: str | None) -> str:

@@ -114,15 +114,17 @@ def _grid(rows: Sequence[Row], scenario: str, budget: str, columns: str) -> Grid
             continue
         column, head = row.size, row.variant
         if columns == "variant":
-            column, head = row.variant, row.size if row.size != "S1" else ""
+            column, head = row.variant, "refined" if row.size == FULL_WIDTH else row.size
         names.setdefault(column)
         # The same student stands in several budgets at once: one of each seed counts.
         cells.setdefault((row.method, head), {}).setdefault(column, {})[row.seed] = row
     ordered = [n for n in names if n != FULL_WIDTH] + [n for n in names if n == FULL_WIDTH]
+    methods = _unique(method for method, _ in cells)
     lines = tuple(
         Line(method, head, {c: _score(list(by.values()), budget) for c, by in found.items()})
-        for (method, head), found in cells.items()
-    )
+        for method in methods
+        for (own, head), found in cells.items() if own == method
+    )  # fmt: skip
     return Grid(scenario, budget, tuple(ordered), lines)
 
 

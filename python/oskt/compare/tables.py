@@ -24,7 +24,7 @@ def sizes(request: Request) -> Iterator[Cell]:
         first = seed == request.seed_list(scale.seeds)[0]
         yield from family(
             "sizes", scale, data, data, seed, methods, [SIZES[n] for n in labels],
-            ("short", "long"), curves=labels[:1] if first else (), teacher=True, refined=True,
+            ("short", "long"), curves=labels[:1] if first else (), teacher="", refined=True,
         )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def ablation(request: Request) -> Iterator[Cell]:
             yield from family(
                 "ablation", scale, data, data, seed, fitting, [SIZES[n] for n in labels],
                 ("long",), variant=variant, change=ablations.VARIANTS[variant].change,
-                teacher=variant == "full", refined=True,
+                teacher="" if variant == "full" else None, refined=True,
             )  # fmt: skip
 
 
@@ -87,14 +87,15 @@ def chain_width(request: Request) -> Iterator[Cell]:
     """Table 5: chains of 0.1 to 0.9 of the teacher: their own width, and full width."""
     methods = request.chosen("methods", ("oskt", "nested"))
     variants = request.chosen("variants", CHAIN_WIDTHS)
-    labels = request.chosen("sizes", ("chain", "teacher"))
+    labels = request.chosen("sizes", ("chain width", "teacher width"))
     data, scale = request.single(), request.scale
     for seed in request.seed_list(scale.seeds):
         for variant in variants:
             width = CHAIN_WIDTHS[variant]
-            known = {"chain": Size("chain", width), "teacher": Size("teacher", 1.0)}
+            shares = {"chain width": width, "teacher width": 1.0}
             yield from family(
-                "chain-width", scale, data, data, seed, methods, [known[n] for n in labels],
+                "chain-width", scale, data, data, seed, methods,
+                [Size(n, shares[n]) for n in labels],
                 ("short",), variant=variant, change=ablations.chain_width(width), refined=True,
             )  # fmt: skip
 
@@ -127,7 +128,7 @@ def depth(request: Request) -> Iterator[Cell]:
             yield from family(
                 "depth", scale, data, data, seed, methods, [SIZES[n] for n in labels], ("short",),
                 variant=variant, network={**scale.network, **scale.depths[variant]},
-                teacher=True, refined=True,
+                teacher=variant, refined=True,
             )  # fmt: skip
 
 
@@ -163,7 +164,7 @@ def digits(request: Request) -> Iterator[Cell]:
     for seed in request.seed_list(scale.seeds):
         yield from family(
             "digits", scale, data, data, seed, methods, [SIZES[n] for n in labels],
-            ("short", "long"), teacher=True, refined=True,
+            ("short", "long"), teacher="", refined=True,
         )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from oskt.compare.cells import FULL_WIDTH
 from oskt.compare.methods import OURS, TITLES
 from oskt.compare.rows import Row
-from oskt.compare.summary import AT_ONCE, Grid, grids
+from oskt.compare.summary import AT_ONCE, Grid, costs, grids
+from oskt.console import duration_text
 
 # Share of the teacher's score that nested students must keep at once (issue 5).
 KEPT = {"S3": ("a quarter of the width", 0.88), "S5": ("half width", 0.96)}
@@ -16,7 +17,8 @@ KEPT = {"S3": ("a quarter of the width", 0.88), "S5": ("half width", 0.96)}
 def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
     """Sentences, each with its numbers; [] where a table asks nothing or too little is known."""
     if table in ("sizes", "digits"):
-        return [*_against_rivals(rows), *_kept(rows), *_teachers(rows)]
+        kept = _kept(rows) if table == "sizes" else []
+        return [*_against_rivals(rows), *_times(rows), *kept, *_teachers(rows)]
     if table == "ablation":
         return _clusters(rows)
     return []
@@ -62,6 +64,29 @@ def _against_rivals(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
+def _times(rows: Sequence[Row]) -> list[str]:
+    """Steps and time of whole families: ours before fine-tuning, the rivals after theirs."""
+    found = costs(rows)
+    ours = [cost for cost in found if (cost.method, cost.budget) == ("nested", AT_ONCE)]
+    sentences = []
+    for budget in dict.fromkeys(cost.budget for cost in found if cost.budget != AT_ONCE):
+        rivals = [c for c in found if c.budget == budget and c.method not in OURS]
+        if ours and rivals:
+            spans = [
+                f"{text(min(values))} to {text(max(values))}"
+                for text, values in (
+                    ("{:,.0f}".format, [c.steps for c in rivals]),
+                    (duration_text, [c.seconds for c in rivals]),
+                )
+            ]
+            sentences.append(
+                f"The whole family of nested students took {ours[0].steps:,.0f} steps and "
+                f"{duration_text(ours[0].seconds)} before any fine-tuning, teacher and refinement "
+                f"included; the rivals' families, {budget} training: {spans[0]} steps, {spans[1]}."
+            )
+    return sentences
+
+
 def _kept(rows: Sequence[Row]) -> list[str]:
     at_once = next((g for g in grids(rows, "size") if g.budget == AT_ONCE), None)
     if at_once is None:
@@ -102,6 +127,8 @@ def _clusters(rows: Sequence[Row]) -> list[str]:
     sentences = []
     for grid in grids(rows, "size"):
         for method in ("oskt-published", "nested"):
+            if grid.budget == AT_ONCE and method not in OURS:
+                continue  # the published start is of no use before training
             full, random = (_scores(grid, method, v) for v in ("full", "random clusters"))
             for size in full:
                 if size in random and size != FULL_WIDTH:
