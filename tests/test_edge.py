@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import doctest
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import nets
 import numpy as np
 import pytest
 import torch
+from torchless import without_torch
 
 from oskt import edge, students
 from oskt.chain import WeightChain
@@ -169,20 +167,6 @@ def test_wrong_requests_and_files(saved, tmp_path):
 
 
 # -- without torch ------------------------------------------------------------------------------
-
-
-def without_torch(code, *arguments):
-    """Run Python code in a process in which torch and oskt_ext cannot be imported."""
-    block = "import sys; sys.modules['torch'] = sys.modules['oskt_ext'] = None\n"
-    root = Path(edge.__file__).parents[1]
-    return subprocess.run(
-        [sys.executable, "-c", block + code, *map(str, arguments)],
-        env={"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_a_process_without_torch_makes_the_same_student(saved, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import oskt_ext
-from oskt import chain_file, expansion, models, reading, students, verification, widths
+from oskt import chain_file, expansion, models, progressive, reading, students, verification, widths
 from oskt.checkpoint import read_tensors, write_tensors
 from oskt.clustering import cluster_channels, merge_channels
 from oskt.contents import Contents
@@ -22,6 +22,7 @@ from oskt.coupling import Coupling
 from oskt.grouping import trace_coupling
 from oskt.lists import Item
 from oskt.merge_tree import MergeTree, Partitions
+from oskt.part_file import Source, is_part_file
 from oskt.sizes import Sizes
 from oskt.tracing import on_meta
 
@@ -361,20 +362,29 @@ class WeightChain(Sizes):
         return lean
 
     @staticmethod
-    def load(path: str | Path, *, template: nn.Module | None = None) -> WeightChain:
-        """Read a chain; `template` is needed only for modules that oskt.models does not build.
+    def load(source: Source, *, template: nn.Module | None = None) -> WeightChain:
+        """Read a chain of `save`, or a progressive one as far as it is here.
+
+        Args:
+            source: a file of `save` or oskt.progressive.write, or bytes from the beginning of a
+                progressive one.
+            template: the teacher's module; needed only for those that oskt.models does not build.
 
         Raises:
+            FileNotFoundError: no such file.
             ValueError: truncated, edited or foreign file; template of another architecture.
         """
-        contents = Contents.of(*read_tensors(path, chain_file.FORMAT))
+        if isinstance(source, bytes) or is_part_file(source):
+            contents = progressive.read(source).mapped(torch.from_numpy)
+        else:
+            contents = Contents.of(*read_tensors(source, chain_file.FORMAT))
         coupling, meta = contents.coupling, contents.meta
         if template is None and meta.get("spec") is not None:
             with torch.device("meta"):
                 template = models.build(meta["spec"])
         if template is not None:
             whole = coupling.resized(meta.get("whole", {}))
-            _check_template(path, template, whole)
+            _check_template(source, template, whole)
             template = students.narrow(template, coupling, {})
         storage = contents.statistics.dtype
         return WeightChain(
@@ -390,7 +400,7 @@ class WeightChain(Sizes):
         )
 
 
-def _check_template(path: str | Path, template: nn.Module, coupling: Coupling) -> None:
+def _check_template(source: Source, template: nn.Module, coupling: Coupling) -> None:
     """The template must have the tensors that the chain was made from, in their shapes."""
     shapes = {name: tuple(t.shape) for name, t in template.state_dict().items()}
     wanted = {name: layout.shape for name, layout in coupling.layouts.items()}
@@ -399,8 +409,9 @@ def _check_template(path: str | Path, template: nn.Module, coupling: Coupling) -
     ]
     if wrong:
         name = wrong[0]
+        file = "these bytes" if isinstance(source, bytes) else source
         raise ValueError(
-            f"WeightChain.load: template must have the tensors of the chain in {path}, got "
+            f"WeightChain.load: template must have the tensors of the chain in {file}, got "
             f"{name} {shapes.get(name)} for {wanted.get(name)} ({len(wrong)} differ). "
             "Give a module of the architecture that the chain was made from."
         )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from oskt import tensor_file
+from oskt import progressive, tensor_file
 from oskt.contents import Contents
+from oskt.part_file import Source, is_part_file
 
 FORMAT = "oskt-chain/1"
 
 
-def read(path: str | Path) -> Contents:
-    """The contents of a chain file as NumPy arrays, without torch.
+def read(source: Source) -> Contents:
+    """The contents of a chain file, or of a progressive one, as NumPy arrays, without torch.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: truncated, edited or foreign file, or one in bfloat16.
     """
-    return Contents.of(*tensor_file.read(path, FORMAT))
+    if isinstance(source, bytes) or is_part_file(source):
+        return progressive.read(source)
+    return Contents.of(*tensor_file.read(source, FORMAT))

@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from oskt import interop, models, students
+from oskt import interop, models, progressive, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, provenance, save_model
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.flags import RunOptions, training_flags
+from oskt.part_file import Part, PartFile, is_part_file
 from oskt.pipeline import ReIDData, example_images
 from oskt.pretrained import load_pretrained
 from oskt.train import Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
@@ -216,6 +217,22 @@ def expand(
 
 
 @app.command()
+def pack(
+    chain: Annotated[Path, typer.Argument(help="file of a nested chain")],
+    out: Annotated[Path, typer.Option(help="progressive file to write")],
+    widths: Annotated[
+        str, typer.Option(help="shares of the teacher's channels, ascending, one part each")
+    ] = "0.125,0.25,0.5,1",
+    half: Annotated[bool, typer.Option("--half", help="store in float16")] = False,
+) -> None:
+    """Write a nested chain so that its first bytes are a small student and later ones widen it."""
+    source = WeightChain.load(chain)
+    dtype = "float16" if half else None
+    parts = progressive.write(source, out, _shares(widths), dtype=dtype)
+    console.print(_parts_table(source, parts))
+
+
+@app.command()
 @training_flags("paper-student")
 def finetune(
     recipe: Recipe,
@@ -345,9 +362,14 @@ def import_published(
 
 
 @app.command()
-def info(chain: Annotated[Path, typer.Argument(help="chain file")]) -> None:
-    """Show what a chain holds: its channel groups, widths and how it was made."""
-    console.print(_widths_table(WeightChain.load(chain)))
+def info(
+    chain: Annotated[Path, typer.Argument(help="chain file, or a progressive one in part")],
+) -> None:
+    """Show what a chain holds: its channel groups and widths, and the parts of its file."""
+    source = WeightChain.load(chain)
+    console.print(_widths_table(source))
+    if is_part_file(chain):
+        console.print(_parts_table(source, PartFile(chain).whole()))
 
 
 def _open(data: str, recipe: Recipe, run: RunOptions) -> ReIDData:
@@ -379,6 +401,14 @@ def _widths_table(chain: WeightChain) -> Table:
     return table
 
 
+def _parts_table(chain: WeightChain, parts: list[Part]) -> Table:
+    table = Table("part", "first bytes", "parameters", "MACs")
+    for number, part in enumerate(parts, 1):
+        parameters, macs = chain.costs(part.about["widths"])
+        table.add_row(str(number), f"{part.end:,}", f"{parameters:,}", f"{macs:,}")
+    return table
+
+
 def _print_frozen(chain: WeightChain) -> None:
     for group in chain.coupling.groups.values():
         if group.frozen:
@@ -405,6 +435,15 @@ def _data_set(text: str) -> tuple[str, str]:
             f"compare: --data must be NAME=PATH, got {text!r}. Example: --data source=market1501."
         )
     return name, path
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"pack: --widths must be shares with commas between, got {text!r}. Example: 0.25,0.5,1."
+        ) from None
 
 
 def _assignment(text: str) -> tuple[str, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,21 @@ class Contents:
     absent: tuple[str, ...]
     meta: Mapping[str, Any]
 
+    @property
+    def trees(self) -> dict[str, MergeTree]:
+        """Free group -> its merge tree; empty for a chain of kind "oskt"."""
+        return {n: p for n, p in self.partitions.items() if isinstance(p, MergeTree)}
+
+    def mapped(self, convert: Callable[[Any], Any]) -> Contents:
+        """The contents with another kind of arrays."""
+        return replace(
+            self,
+            weights=convert(self.weights),
+            vectors=convert(self.vectors),
+            statistics=convert(self.statistics),
+            plain={name: convert(array) for name, array in self.plain.items()},
+        )
+
     def tensors(self) -> dict[str, Any]:
         """Every array by the name it has in a file; those of partitions in few bytes."""
         named = {"weights": self.weights, "vectors": self.vectors, "statistics": self.statistics}
@@ -44,12 +59,11 @@ class Contents:
 
     def header(self) -> dict[str, Any]:
         """The rest, as JSON values."""
-        trees = {n: p for n, p in self.partitions.items() if isinstance(p, MergeTree)}
         return {
             "coupling": self.coupling.to_json(),
             "blocks": {name: partition.blocks for name, partition in self.partitions.items()},
-            "narrowest": {name: tree.narrowest for name, tree in trees.items()},
-            "measured": {name: tree.measured for name, tree in trees.items()},
+            "narrowest": {name: tree.narrowest for name, tree in self.trees.items()},
+            "measured": {name: tree.measured for name, tree in self.trees.items()},
             "absent": self.absent,
             "meta": self.meta,
         }
@@ -57,9 +71,11 @@ class Contents:
     @staticmethod
     def of(named: Mapping[str, Any], header: Mapping[str, Any]) -> Contents:
         """The contents whose `tensors()` and `header()` these are; names it knows not are left."""
+        coupling = Coupling.from_json(header["coupling"])
         narrowest = header.get("narrowest", {})  # files from before nested chains have none
         partitions: dict[str, Clustering | MergeTree] = {}
-        for name, blocks in header["blocks"].items():
+        for name in coupling.free:
+            blocks = header["blocks"][name]
             arrays = {
                 field: np.asarray(named[f"{field}.{name}"]).astype(np.int64)
                 for field in _fields(name in narrowest)
@@ -72,12 +88,12 @@ class Contents:
             else:
                 partitions[name] = Clustering(**arrays, blocks=blocks)
         return Contents(
-            Coupling.from_json(header["coupling"]),
+            coupling,
             partitions,
             named["weights"],
             named["vectors"],
             named["statistics"],
-            {n.removeprefix("plain."): t for n, t in named.items() if n.startswith("plain.")},
+            {n: named[f"plain.{n}"] for n in coupling.layouts if f"plain.{n}" in named},
             tuple(header["absent"]),
             header["meta"],
         )

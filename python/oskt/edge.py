@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from oskt import chain_file, lists, presets, reading
 from oskt.contents import Contents
+from oskt.part_file import Source
 from oskt.sizes import Sizes
 from oskt.tensor_file import MODEL, file_hash, write_arrays
 
@@ -82,11 +83,12 @@ class EdgeChain(Sizes):
         return {**named, **{name: array.copy() for name, array in self.plain.items()}}
 
 
-def load(path: str | Path) -> EdgeChain:
-    """Read a chain file of either kind.
+def load(source: Source) -> EdgeChain:
+    """Read a chain file of either kind, or a progressive one as far as it is here.
 
     Args:
-        path: what WeightChain.save wrote.
+        source: a file of WeightChain.save or oskt.progressive.write, or bytes from the beginning
+            of a progressive one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -102,7 +104,7 @@ def load(path: str | Path) -> EdgeChain:
         >>> load(path).student(width=1 / 2)["conv1.weight"].shape
         (4, 3, 7, 7)
     """
-    return EdgeChain(chain_file.read(path))
+    return EdgeChain(chain_file.read(source))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -110,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m oskt.edge", description="Write a student of any size, without torch."
     )
-    parser.add_argument("chain", type=Path, help="chain file")
+    parser.add_argument("chain", type=Path, help="chain file, progressive or not")
     parser.add_argument("--out", type=Path, required=True, help="model file to write")
     size = parser.add_argument_group("size: one of these; --params and --macs also together")
     size.add_argument("--width", type=float, help="share of the teacher's channels")

@@ -108,6 +108,21 @@ def truncation(
     return _items(coupling, partitions, widths, of, layouts)
 
 
+def kept(
+    coupling: Coupling,
+    partitions: Mapping[str, MergeTree],
+    widths: Mapping[str, int],
+    layouts: Sequence[TensorLayout],
+) -> list[Item]:
+    """Nested chain -> of every cluster of a student, the channel that it keeps at wider cuts."""
+
+    def of(tree: MergeTree, n: int) -> GroupReading:
+        one = Reading.select(tree.kept(n), tree.rows)
+        return GroupReading(one, one, one, one)
+
+    return _items(coupling, partitions, widths, of, layouts)
+
+
 def tied(
     coupling: Coupling,
     partitions: Mapping[str, MergeTree],
