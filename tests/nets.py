@@ -7,6 +7,16 @@ from torch import nn
 from torch.nn import functional as F
 
 
+def varied(module):
+    """Norm parameters and statistics that tell channels apart."""
+    for name, tensor in module.state_dict().items():
+        if tensor.dim() == 1 and tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+            if name.endswith(("bias", "mean")):
+                tensor.sub_(1.0)
+    return module.eval()
+
+
 class Mixed(nn.Module):
     """Depthwise, grouped, residual add, concatenation, pooling, flatten, linear."""
 

@@ -20,20 +20,10 @@ IMAGES = torch.zeros(2, 3, 64, 32)
 WIDTHS = (0.125, 0.3, 0.5, 0.8, 1.0)
 
 
-def varied(module):
-    """Norm parameters and statistics that tell channels apart."""
-    for name, tensor in module.state_dict().items():
-        if tensor.dim() == 1 and tensor.is_floating_point():
-            tensor.copy_(torch.rand_like(tensor) + 0.5)
-            if name.endswith(("bias", "mean")):
-                tensor.sub_(1.0)
-    return module.eval()
-
-
 @pytest.fixture(scope="module")
 def teacher():
     torch.manual_seed(0)
-    return varied(ResNet(50, in_planes=16, num_classes=7, layers=(1, 1, 1, 1)))
+    return nets.varied(ResNet(50, in_planes=16, num_classes=7, layers=(1, 1, 1, 1)))
 
 
 @pytest.fixture(scope="module", params=["oskt", "nested"])

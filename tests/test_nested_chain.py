@@ -29,22 +29,12 @@ NETS = {
 }
 
 
-def varied(module):
-    """Norm parameters and statistics that tell channels apart."""
-    for name, tensor in module.state_dict().items():
-        if tensor.dim() == 1 and tensor.is_floating_point():
-            tensor.copy_(torch.rand_like(tensor) + 0.5)
-            if name.endswith(("bias", "mean")):
-                tensor.sub_(1.0)
-    return module.eval()
-
-
 @pytest.fixture(scope="module", params=NETS)
 def pair(request):
     """(teacher, its nested chain)."""
     torch.manual_seed(0)
     make, images = NETS[request.param]
-    teacher = varied(make())
+    teacher = nets.varied(make())
     return teacher, WeightChain.from_teacher(teacher, images, "nested", width=1 / 4)
 
 
@@ -52,7 +42,7 @@ def pair(request):
 def chain():
     torch.manual_seed(0)
     make, images = NETS["ResNet"]
-    return WeightChain.from_teacher(varied(make()), images, "nested", width=1 / 4)
+    return WeightChain.from_teacher(nets.varied(make()), images, "nested", width=1 / 4)
 
 
 def some_widths(chain):
@@ -184,7 +174,7 @@ def test_widths_below_the_trained_one_exist(chain):
 
 
 def test_trees_are_wards_whatever_the_width():
-    teacher = varied(ResNet(18, in_planes=8))
+    teacher = nets.varied(ResNet(18, in_planes=8))
     chains = [
         WeightChain.from_teacher(teacher, IMAGES, "nested", width=w, check=False) for w in (0.1, 1)
     ]
@@ -308,7 +298,7 @@ def test_edited_trees(chain, tmp_path, field, edit, message):
 
 
 def test_what_one_kind_has_and_the_other_not(chain):
-    published = WeightChain.from_teacher(varied(ResNet(18, in_planes=4)), IMAGES, check=False)
+    published = WeightChain.from_teacher(nets.varied(ResNet(18, in_planes=4)), IMAGES, check=False)
     assert (published.kind, published.trees) == ("oskt", {})
     assert (chain.kind, chain.clusterings) == ("nested", {})
     assert all(isinstance(tree, MergeTree) for tree in chain.trees.values())
@@ -336,7 +326,7 @@ def test_truncated_widths_out_of_range(chain):
 
 def test_a_chain_without_its_template_can_be_truncated(tmp_path):
     """What only moves numbers needs no module."""
-    net = varied(nets.Mixed())
+    net = nets.varied(nets.Mixed())
     WeightChain.from_teacher(net, SMALL, "nested", check=False).save(tmp_path / "chain")
     bare = WeightChain.load(tmp_path / "chain")
     bare.truncated(0.5).save(tmp_path / "short")

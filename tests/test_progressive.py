@@ -36,21 +36,13 @@ NETS = {
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1)
 
 
-def varied(module):
-    """Norm parameters and statistics that tell channels apart."""
-    for name, tensor in module.state_dict().items():
-        if tensor.dim() == 1 and tensor.is_floating_point():
-            tensor.copy_(torch.rand_like(tensor) + 0.5)
-            if name.endswith(("bias", "mean")):
-                tensor.sub_(1.0)
-    return module.eval()
-
-
 def make_chain(name):
     """Nested, without a classifier, with statistics measured at widths between the parts'."""
     torch.manual_seed(0)
     make, images = NETS[name]
-    chain = WeightChain.from_teacher(varied(make()), images, "nested", width=1 / 8, check=False)
+    chain = WeightChain.from_teacher(
+        nets.varied(make()), images, "nested", width=1 / 8, check=False
+    )
     if name == "ResNet":
         batch = torch.randn(4, *images.shape[1:])
         chain = calibrate(chain, lambda: [batch], (1 / 4, 3 / 8, 3 / 4))
@@ -198,7 +190,7 @@ def test_students_of_every_prefix(chain, data):
 
 
 def test_modules_of_ones_own_need_their_template(tmp_path):
-    net = varied(nets.Mixed())
+    net = nets.varied(nets.Mixed())
     write(WeightChain.from_teacher(net, SMALL, "nested", check=False), tmp_path / "chain")
     data = (tmp_path / "chain").read_bytes()
     first = data[: outline(data)[0].end]
@@ -211,7 +203,7 @@ def test_modules_of_ones_own_need_their_template(tmp_path):
 
 def test_a_chain_cut_before_and_a_classifier_that_stays(tmp_path):
     torch.manual_seed(0)
-    teacher = varied(ResNet(18, in_planes=8, num_classes=5))
+    teacher = nets.varied(ResNet(18, in_planes=8, num_classes=5))
     chain = WeightChain.from_teacher(teacher, IMAGES, "nested", check=False)
     write(chain.truncated(0.5), tmp_path / "chain", (0.5, 1.0), classifier=True)
     back = WeightChain.load(tmp_path / "chain")

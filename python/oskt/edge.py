@@ -39,7 +39,10 @@ class EdgeChain(Sizes):
         self.plain = dict(contents.plain)
         dtype = contents.statistics.dtype
         self._flat = np.concatenate(
-            [contents.weights.astype(dtype), contents.vectors.astype(dtype), contents.statistics]
+            [
+                part.astype(dtype, copy=False)
+                for part in (contents.weights, contents.vectors, contents.statistics)
+            ]
         )
 
     def student(
@@ -88,7 +91,8 @@ def load(source: Source) -> EdgeChain:
 
     Args:
         source: a file of WeightChain.save or oskt.progressive.write, or bytes from the beginning
-            of a progressive one.
+            of a progressive one. Of a long file, EdgeChain(oskt.progressive.read(path, 1)) takes
+            the first part alone.
 
     Raises:
         FileNotFoundError: no such file.
