@@ -47,7 +47,7 @@ def test_every_output_is_that_of_the_chains_student(nested):
     outputs = nested(images)
     chain = nested.to_chain()
     torch.manual_seed(3)
-    widths = [chain.groups, chain.widths, nested.draw_widths(0), nested.draw_widths(1)]
+    widths = [chain.groups, chain.widths, nested.draw_widths(), nested.draw_widths()]
     assert len(outputs) == len(widths)
     for (feature, logits), sizes in zip(outputs, widths):
         expected_feature, expected_logits = chain.student(widths=sizes).train()(images)
@@ -88,15 +88,16 @@ def test_gradients_are_those_of_a_dense_merge(teacher):
 def test_random_widths_are_drawn_from_the_seed_within_range(nested):
     chain = nested.to_chain()
     torch.manual_seed(1)
-    first = [nested.draw_widths(i) for i in range(6)]
+    drawn = [nested.draw_widths() for _ in range(64)]
     torch.manual_seed(1)
-    assert first == [nested.draw_widths(i) for i in range(6)]
-    for widths in first:
-        assert all(chain.widths[g] <= n <= chain.groups[g] for g, n in widths.items())
+    assert drawn == [nested.draw_widths() for _ in range(64)]
+    for widths in drawn:
+        assert all(chain.widths[g] <= n < chain.groups[g] for g, n in widths.items())
     wide = [g for g, size in chain.groups.items() if size >= 32]
-    shares = [{widths[g] / chain.groups[g] for g in wide} for widths in first]
-    spread = [max(s) - min(s) for s in shares]
-    assert max(spread[0::2]) <= 1 / 32 < min(spread[1::2])  # one share, and one for every group
+    shares = [{widths[g] / chain.groups[g] for g in wide} for widths in drawn]
+    uniform = sum(max(s) - min(s) <= 1 / 32 for s in shares)
+    # A fair coin, 64 times: 5 deviations of 4 around 32. The seed is fixed; the bound is no draw.
+    assert 12 < uniform < 52
 
 
 def test_depthwise_layers_change_width_in_one_structure():
@@ -109,8 +110,8 @@ def test_depthwise_layers_change_width_in_one_structure():
         torch.manual_seed(seed)
         outputs = model(images)
         torch.manual_seed(seed)
-        for output, number in zip(outputs[2:], range(2)):
-            student = chain.student(widths=model.draw_widths(number)).train()
+        for output in outputs[2:]:
+            student = chain.student(widths=model.draw_widths()).train()
             torch.testing.assert_close(output, student(images))
 
 

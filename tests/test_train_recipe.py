@@ -54,7 +54,7 @@ def test_smooth_schedules_meet_the_epoch_ones_at_epoch_starts():
             assert learning_rate(smooth, done) == learning_rate(recipe, done)
             assert learning_rate(recipe, done + 0.5) == learning_rate(recipe, done)
     demo = RECIPES["demo-teacher"]
-    assert learning_rate(demo, 0.5) == pytest.approx(5e-3 * 0.55)
+    assert learning_rate(demo, 0.5) == pytest.approx(1e-2 * 0.55)
     late = [learning_rate(demo, 1 + k / 10) for k in range(110)]
     assert late == sorted(late, reverse=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,11 @@ from oskt.chain import VECTORS, WEIGHTS, WeightChain
 from oskt.widths import round_width
 from oskt_ext import ExpansionPlan
 
+# A grid of widths keeps the number of layer shapes finite: oneDNN compiles a kernel for each, which
+# takes longer than running it, and keeps 1024 unless it is told otherwise before its first one.
+_LEVELS = 8
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+
 
 class NestedModel(nn.Module):
     """A teacher and, in every step, students merged from its own weights: the sandwich rule.
@@ -23,7 +29,7 @@ class NestedModel(nn.Module):
     There is no tensor but the teacher's: a student's rows are means and its columns sums over the
     clusters at its cut, one differentiable operator call, so that its gradient trains the
     teacher's weights. Each step runs full width, the narrowest width, and `random_widths` widths
-    drawn between the two: one share for all groups or a share for every group, turn about.
+    drawn between the two, so that students of non-uniform width are trained too.
 
     Args:
         teacher: the module that the chain was made from; trained in place.
@@ -35,7 +41,7 @@ class NestedModel(nn.Module):
     in training but the narrowest's.
     """
 
-    def __init__(self, teacher: nn.Module, chain: WeightChain, random_widths: int = 2) -> None:
+    def __init__(self, teacher: nn.Module, chain: WeightChain, random_widths: int = 1) -> None:
         super().__init__()
         if chain.kind != "nested":
             raise ValueError(
@@ -69,16 +75,21 @@ class NestedModel(nn.Module):
         )
         return expansion.plan(items)
 
-    def draw_widths(self, number: int) -> dict[str, int]:
-        """Widths of the `number`-th random student of a step, from torch's CPU generator."""
+    def draw_widths(self) -> dict[str, int]:
+        """Widths of a random student, from torch's CPU generator.
+
+        A coin decides between one share for all groups and a share for every group; a share is
+        the narrowest width plus so many eighths of the rest.
+        """
         chain = self._chain
         free = chain.coupling.free
-        per_group = number % 2
-        shares = torch.rand(len(free)) if per_group else torch.rand(1).expand(len(free))
+        per_group = bool(torch.randint(2, ()))
+        eighths = torch.randint(_LEVELS, (len(free),) if per_group else (1,)).expand(len(free))
         drawn = {}
-        for (name, group), share in zip(free.items(), shares.tolist()):
-            least = chain.widths[name] / group.size
-            drawn[name] = round_width(group, least + share * (1 - least), chain.widths[name])
+        for (name, group), eighth in zip(free.items(), eighths.tolist()):
+            least = chain.widths[name]
+            share = least / group.size
+            drawn[name] = round_width(group, share + (1 - share) * eighth / _LEVELS, least)
         return drawn
 
     def forward(self, images: Tensor) -> tuple[object, ...]:
@@ -94,8 +105,8 @@ class NestedModel(nn.Module):
             return functional_call(module, {**tensors, **rest}, (images,))
 
         outputs = [self.teacher(images), run(self.student, chain.widths, self.plan)]
-        for number in range(self.random_widths):
-            widths = self.draw_widths(number)
+        for _ in range(self.random_widths):
+            widths = self.draw_widths()
             students.resize(self.random_student, chain.coupling, widths)
             outputs.append(run(self.random_student, widths, self.plan_of(widths).to(flat.device)))
         return tuple(outputs)

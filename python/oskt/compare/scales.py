@@ -63,6 +63,8 @@ class Scale:
         data: options of `make_pedestrians`; the world is the table's.
         network: options of `models.ResNet` for the teacher.
         teacher, refine, nested, student: recipes; `refine` of published chains, `nested` of ours.
+        equal_time: epochs of a student over epochs of a nested refinement such that a student of
+            every size, one after the other, takes the time of the refinement.
         seeds: how many, from 0 on; few-shot tables take five.
         depths: table "depth": name -> options that replace those of `network`.
     """
@@ -74,20 +76,24 @@ class Scale:
     nested: RefineRecipe
     student: Recipe
     depths: Mapping[str, Mapping[str, Any]]
+    equal_time: float = 0.6
     seeds: int = 3
 
     def epochs(self, budget: str) -> int:
         """Epochs of one student's training.
 
         "short": those of refinement divided by the sizes of the family, so that a family trained
-        size by size takes as many steps as one refinement. "long": those of refinement for every
-        size, so that such a family takes more steps and, with its narrow networks, more time.
+        size by size takes as many steps as one refinement. "long": a share of those of refinement
+        for every size, so that such a family takes at least the time of one refinement (rows
+        hold the seconds of both).
         "own": the student recipe's, for other data than the teacher's.
         """
         whole = self.nested.epochs
         return {
-            "short": max(1, round(whole / len(SIZES))), "long": whole, "own": self.student.epochs
-        }[budget]  # fmt: skip
+            "short": max(1, round(whole / len(SIZES))),
+            "long": max(1, round(whole * self.equal_time)),
+            "own": self.student.epochs,
+        }[budget]
 
 
 def stretched(recipe: Recipe, epochs: int) -> Recipe:
