@@ -332,7 +332,7 @@ def compare(
             console.print(f"report: {page}")
         return
     complete = run_table(
-        table, place, scale=scale, seeds=_ints(seeds) if seeds else None, methods=_names(methods),
+        table, place, scale=scale, seeds=_seeds(seeds), methods=_names(methods),
         sizes=_names(sizes), variants=_names(variants), data=dict(map(_data_set, data or ())),
         stop_after=stop_after, dry_run=dry_run, device=device,
     )  # fmt: skip
@@ -422,6 +422,13 @@ def _student_meta(student: torch.nn.Module, chain: Path) -> dict[str, object]:
 
 def _ints(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    names = _names(text)
+    if names and not all(name.isdigit() for name in names):
+        raise ValueError(f"compare: --seeds must be numbers, got {text!r}. Example: --seeds 0,1,2.")
+    return None if names is None else [int(name) for name in names]
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -71,6 +71,11 @@ class Request:
         """The asked-for ones of `known`, in its order."""
         known, asked = list(known), getattr(self, what)
         strange = [name for name in asked or () if name not in known]
+        if strange and not known:
+            raise ValueError(
+                f"compare: {what} must be left out, for this table has none, got "
+                f"{', '.join(strange)}. Drop the option."
+            )
         if strange:
             raise ValueError(
                 f"compare: {what} must be of {', '.join(known)}, got {', '.join(strange)}. "

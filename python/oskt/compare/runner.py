@@ -88,6 +88,8 @@ def run_table(
     try:
         with _deadline(stop_after) as expired:
             for number, cell in enumerate(left, len(cells) - len(left) + 1):
+                if expired.is_set():
+                    raise KeyboardInterrupt
                 start = time.perf_counter()
                 row = _find(cell, workshop)
                 found[row.key] = row
@@ -209,18 +211,23 @@ def _require_packages(cells: Sequence[Cell]) -> None:
 
 @contextmanager
 def _deadline(seconds: float | None) -> Iterator[threading.Event]:
-    """Interrupts the main thread after so many seconds: a training saves its state and ends."""
-    expired = threading.Event()
+    """Interrupts the main thread after so many seconds: a training saves its state and ends.
 
-    def expire() -> None:
-        expired.set()
-        _thread.interrupt_main()
+    Code that must not raise (a finaliser, a callback from C) swallows an interrupt that reaches it,
+    so the event says that the time is up, and later interrupts follow.
+    """
+    expired, done = threading.Event(), threading.Event()
 
-    timer = threading.Timer(seconds or 0, expire)
-    timer.daemon = True
+    def watch() -> None:
+        pause = seconds
+        while not done.wait(pause):
+            expired.set()
+            _thread.interrupt_main()
+            pause = 60.0  # time for a training to save its state
+
     if seconds is not None:
-        timer.start()
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield expired
     finally:
-        timer.cancel()
+        done.set()

@@ -14,7 +14,7 @@ AT_ONCE = "at once"
 BUDGETS = {
     AT_ONCE: "At once, before any training of their own",
     "short": "After the short training: as many steps for the whole family as one refinement takes",
-    "long": "After the long training: as many epochs for every size as one refinement takes",
+    "long": "After the long training: as much time for the whole family as one refinement takes",
     "own": "After training on the students' data",
 }
 

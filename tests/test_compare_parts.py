@@ -1,0 +1,393 @@
+"""What tables are made of, without training: cells, parts, digests, sizes, sums."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from compare_scale import tiny
+
+from oskt.compare import SCALES, SIZES, TABLES, Request, Row, Size, markdown, read_rows
+from oskt.compare.digits import Digits
+from oskt.compare.parts import Chain, Student, Teacher, digest, folder_name, trained_parts
+from oskt.compare.rows import write_rows
+from oskt.compare.runner import _key, run_table
+from oskt.compare.scales import stretched
+from oskt.compare.summary import AT_ONCE, costs, grids
+from oskt.compare.tables import find_table
+from oskt.compare.verdicts import verdicts
+from oskt.grouping import trace_coupling
+from oskt.models import ResNet
+from oskt.models.resnet import PRESETS, widths
+from oskt.train import RECIPES, fit
+from oskt.train.teacher import SupervisedObjective
+
+LAPTOP = SCALES["laptop"]
+
+
+def cells(table, **asked):
+    return list(TABLES[table].cells(Request(asked.pop("scale", LAPTOP), **asked)))
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_table_lists_cells_of_its_own(table, scale):
+    found = cells(table, scale=SCALES[scale])
+    labels = [(c.scenario, c.variant, c.method, c.size, c.budget, c.seed) for c in found]
+    assert len(set(labels)) == len(labels) > 20
+    assert len({_key(cell) for cell in found}) == len(found)
+    assert {cell.table for cell in found} == {table}
+    assert {c.seed for c in found} == set(range(5 if table == "few-shot" else 3))
+    for cell in found:
+        assert isinstance(cell.part, Student) == (cell.size != "full")
+
+
+def test_table_one_is_what_its_title_says():
+    found = [c for c in cells("sizes") if c.size != "full"]
+    assert len(found) == 9 * 6 * 2 * 3  # methods, sizes, budgets, seeds
+    by_label = {(c.method, c.size, c.budget, c.seed): c.part for c in found}
+    assert LAPTOP.epochs("short") == round(LAPTOP.nested.epochs / 6)
+    for (method, size, budget, seed), student in by_label.items():
+        assert student.start.size == SIZES[size]
+        assert student.recipe.epochs == LAPTOP.epochs(budget)
+        assert student.recipe.seed == student.start.seed == seed
+        # Rivals train as ours do: data, augmentation, optimiser, schedule.
+        ours = by_label["nested", size, budget, seed]
+        assert (student.recipe, student.data) == (ours.recipe, ours.data)
+        assert (student.told_by is not None) == method.startswith("kd")
+    chains = {
+        size: (by_label["oskt-published", size, "short", 0].start.source,
+               by_label["nested", size, "short", 0].start.source)
+        for size in SIZES
+    }  # fmt: skip
+    assert [c.width for c, _ in chains.values()] == [1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
+    assert len({digest(nested) for _, nested in chains.values()}) == 1
+    published = chains["S1"][0]
+    assert (published.rows, published.method) == ("published", "ward")
+    assert (published.recipe.distill, published.recipe.similarity) == (0, 0)
+    assert published.recipe.alpha > 0
+    assert {c.size for c in found if c.seed == 0 and c.curve} == {"S1"}
+    assert not any(c.curve for c in found if c.seed)
+
+
+def test_scratch_needs_no_teacher_and_kd_one_of_the_target():
+    found = {(c.method, c.scenario): c.part for c in cells("cross", seeds=[0], sizes=["S1"])}
+    alone, told = found["scratch", "a -> c"], found["kd++", "a -> c"]
+    assert list(trained_parts(alone)) == [alone]
+    source, target, student = trained_parts(told)
+    assert (source.data.name, target.data.name) == ("a", "c")
+    assert (target.start, student) == (source, told)
+    assert told.telling["norm_direction"] == 1
+    teacher, chain, student = trained_parts(found["nested", "a -> c"])
+    assert (teacher.data.name, chain.teacher, student.data.name) == ("a", teacher, "c")
+    # The small world is small.
+    assert student.data.options["train_ids"] * 2 == teacher.data.options["train_ids"]
+
+
+def test_few_shot_draws_are_seeded_and_take_equal_steps():
+    found = [c for c in cells("few-shot", methods=["nested"]) if c.scenario == "a -> b"]
+    assert {(c.variant, *c.part.data.few_shot) for c in found} == {
+        (f"{p} %", p / 100, seed) for p in (10, 30, 50) for seed in range(5)
+    }
+    for cell in found:
+        ratio, _ = cell.part.data.few_shot
+        assert cell.part.recipe.epochs * ratio == pytest.approx(LAPTOP.student.epochs, abs=0.5)
+        assert cell.part.start.source.teacher.data.few_shot is None
+
+
+def test_an_ablation_changes_one_thing():
+    found = cells("ablation", seeds=[0], sizes=["S1"])
+    students = {(c.method, c.variant): c.part for c in found if c.size != "full"}
+    teachers = [c.variant for c in found if c.method == "teacher"]
+    assert teachers == [""]
+
+    def changed(method, variant):
+        full, other = (students[method, v].start.source for v in ("full", variant))
+        return {
+            name: getattr(other, name) for name in vars(full)
+            if getattr(other, name) != getattr(full, name)
+        }  # fmt: skip
+
+    for method in ("oskt-published", "nested"):
+        full = students[method, "full"].start.source
+        assert changed(method, "random clusters") == {"method": "random"}
+        teacher = replace(full.teacher, trained=False)
+        assert changed(method, "random teacher") == {"teacher": teacher}
+        assert changed(method, "no refinement") == {"recipe": None}
+        assert changed(method, "swapped metric") == {"rows": "published-cosine"}
+    recipe = students["oskt-published", "full"].start.source.recipe
+    loss = changed("oskt-published", "no teacher loss")
+    assert loss == {"recipe": replace(recipe, teacher_loss=0.0)}
+    assert changed("oskt-published", "norm folded in") == {"rows": "folded"}
+    assert changed("oskt-published", "k-means") == {"method": "kmeans"}
+    assert changed("nested", "norm not folded in") == {"rows": "published"}
+    assert ("nested", "no teacher loss") not in students  # nothing would train its weights
+
+
+def test_the_other_tables_vary_what_they_name():
+    own = [c for c in cells("chain-width", sizes=["chain width"]) if c.size != "full"]
+    widths_ = {(c.variant, c.part.start.source.width, c.part.start.size.share) for c in own}
+    assert widths_ == {(f"{w / 10:g}", w / 10, w / 10) for w in range(1, 10)}
+    chains = cells("chains", seeds=[0], methods=["oskt"])
+    assert {c.part.start.source.width for c in chains if c.variant == "one chain"} == {1 / 8}
+    assert len({c.part.start.source.width for c in chains if c.variant == "three chains"}) == 3
+    depths = {(c.variant, c.part.network["depth"])
+              for c in cells("depth") if c.method == "teacher"}  # fmt: skip
+    assert depths >= {("ResNet-18", 18), ("ResNet-50", 50), ("ResNet-101", 101)}
+    rows = {(c.variant, c.part.start.source.rows) for c in cells("metric")}
+    assert {("ResNet-18, cosine", "published-cosine"), ("ResNet-50, Euclidean", "published")} < rows
+    recipes = [c.part.recipe for c in cells("digits") if c.size != "full"]
+    assert {(r.triplet, r.flip, r.height, r.width) for r in recipes} == {("none", 0.0, 32, 32)}
+
+
+def test_equal_work_has_one_folder_and_changed_settings_another():
+    one, two = (cells(t, seeds=[0], sizes=["S1"], methods=["nested"]) for t in ("sizes", "chains"))
+    shared = {folder_name(c.part) for c in one} & {folder_name(c.part) for c in two}
+    assert len(shared) == 1  # the short student of table 1 is that of table 6
+    part = one[-1].part
+    other = replace(part, recipe=replace(part.recipe, lr=1.0))
+    assert folder_name(other) != folder_name(part)
+    assert digest(other.start) == digest(part.start)
+    teacher = part.start.teacher
+    assert folder_name(teacher) == f"teacher-plain-depth50-s0-{digest(teacher)}"
+    assert "/" not in folder_name(replace(part, start=replace(part.start, size=Size("1/8", 1 / 8))))
+
+
+def test_real_data_take_the_place_of_drawn_worlds():
+    found = cells("cross", seeds=[0], sizes=["S1"], data={"source": "M", "target": "C?val=in"})
+    assert {c.scenario for c in found} == {"source -> target"}
+    assert found[-1].part.data.root == "C?val=in"
+    assert found[-1].part.start.teacher.data.root == "M"
+    assert {c.scenario for c in cells("sizes", data={"source": "M"})} == {"source"}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_the_paper(name):
+    network = {"depth": 50, "layers": (1, 1, 1, 1), "in_planes": 64}
+    coupling = trace_coupling(ResNet(num_classes=2, **network), torch.zeros(2, 3, 32, 16))
+    expected = widths(*PRESETS[f"res50-{name.lower()}"], layers=network["layers"])
+    assert SIZES[name].widths(coupling, network) == expected
+    if SIZES[name].multipliers == (2, 4, 8):  # one share for all groups
+        assert Size("", SIZES[name].share).widths(coupling, network) == expected
+
+
+def test_a_stretched_recipe_keeps_its_shape():
+    recipe = RECIPES["paper-student"]
+    for epochs in (1, 2, 10, 30, 300):
+        short = stretched(recipe, epochs)
+        assert short.epochs == epochs
+        assert all(step <= epochs for step in short.steps)
+        assert short.warmup_epochs <= epochs / 3
+        assert replace(short, epochs=100, steps=recipe.steps, warmup_epochs=10) == recipe
+
+
+def test_wrong_requests_are_refused(tmp_path):
+    def refuse(message, table="sizes", **asked):
+        with pytest.raises(ValueError, match=message):
+            run_table(table, tmp_path / "out", **asked)
+        assert not (tmp_path / "out").exists()
+
+    refuse("table must be one of 1 sizes, .*9 digits, got 'ten'", "ten")
+    refuse("scale must be one of laptop, full, got 'huge'", scale="huge")
+    refuse(r"methods must be of scratch, .*nested, got kdd, x\. Choose", methods=["kdd", "kd", "x"])
+    refuse("sizes must be of S1, S2, .*, got S7", sizes=["S7"])
+    refuse(r"variants must be of 10 %, 30 %, 50 %, got 20 %", "few-shot", variants=["20 %"])
+    refuse("variants must be left out, for this table has none, got x", variants=["x"])
+    refuse("depth must be asked for networks .*, got ViT-S. Vision transformers are not among",
+           "depth", variants=["ViT-S"])  # fmt: skip
+    refuse("digits must come without data, got --data", "digits", data={"source": "M"})
+    refuse("data must name the source alone in this table, got a target",
+           data={"source": "M", "target": "C"})  # fmt: skip
+    refuse("data must name source and target, got source", "cross", data={"source": "M"})
+    refuse("data must be named source and target, got market", data={"market": "M"})
+    assert [find_table(str(n)) for n in range(1, 10)] == list(TABLES)
+
+
+# -- rows and what is said of them ---------------------------------------------------------------
+
+
+def row(method, size, budget="short", seed=0, at_once=None, trained=0.5, **changes):
+    def scores(value):
+        return None if value is None else {"mAP": value, "rank1": value / 2}
+
+    shared = [{"name": f"teacher-s{seed}", "kind": "teacher", "steps": 10, "seconds": 1.0}]
+    if method == "nested":
+        shared.append({"name": f"chain-s{seed}", "kind": "refinement", "steps": 20, "seconds": 4.0})
+    values = {
+        "table": "sizes", "scenario": "plain", "variant": "",
+        "key": f"{method}{size}{budget}{seed}",
+        "parameters": 1000, "macs": 10, "steps": 3, "seconds": 0.5, "shared": shared,
+        "date": "2026-01-01", **changes,
+    }  # fmt: skip
+    return Row(
+        method=method, size=size, budget=budget, seed=seed, at_once=scores(at_once),
+        trained=scores(trained), **values,
+    )  # fmt: skip
+
+
+ROWS = [
+    row("teacher", "full", "", trained=0.8, steps=0),
+    row("nested", "full", "", trained=0.81, steps=0),
+    *(row("nested", "S3", "short", seed, 0.70 + 0.02 * seed, 0.74) for seed in (0, 1)),
+    *(row("nested", "S3", "long", seed, 0.70 + 0.02 * seed, 0.75) for seed in (0, 1)),
+    *(row("nested", "S5", "short", seed, 0.76, 0.79) for seed in (0, 1)),
+    *(row("scratch", "S3", "short", seed, None, 0.60 + 0.04 * seed) for seed in (0, 1)),
+    *(row("kd", "S3", "short", seed, None, 0.72) for seed in (0, 1)),
+    *(row("kd", "S5", "short", seed, None, 0.765) for seed in (0, 1)),
+]
+
+
+def test_grids_show_mean_and_spread_and_the_best():
+    at_once, short, long = grids(ROWS, "size")
+    assert [g.budget for g in (at_once, short, long)] == [AT_ONCE, "short", "long"]
+    assert short.columns == ("S3", "S5", "full")
+    lines = {line.method: line.scores for line in short.lines}
+    assert list(lines) == ["teacher", "nested", "scratch", "kd"]
+    score = lines["scratch"]["S3"]
+    assert score.text == "62.0 ± 2.8"  # sqrt(8) points: two seeds, 2 points from their mean
+    assert (score.seeds, score.second) == (2, pytest.approx(31.0))
+    assert lines["teacher"]["full"].text == "80.0"
+    assert (short.best("S3"), short.best("S5"), short.best("full")) == (74.0, 79.0, 81.0)
+    once = {line.method: line.scores for line in at_once.lines}
+    assert set(once) == {"teacher", "nested"}
+    # The budgets of a seed share its start: it counts once.
+    assert once["nested"]["S3"].text == "71.0 ± 1.4"
+    assert once["nested"]["S3"].seeds == 2
+
+
+def test_costs_count_what_is_shared_once():
+    found = {(cost.method, cost.budget): cost for cost in costs(ROWS)}
+    family = found["nested", "short"]
+    assert (family.sizes, family.own_steps) == (2, (3, 3))
+    assert (family.teacher, family.refinement) == ((10, 1.0), (20, 4.0))
+    assert family.students == (6, 1.0)  # two sizes, mean over two seeds
+    assert (family.steps, family.seconds) == (36, 6.0)
+    at_once = found["nested", AT_ONCE]
+    assert (at_once.sizes, at_once.steps, at_once.seconds, at_once.own_steps) == (
+        2,
+        30,
+        5.0,
+        (0, 0),
+    )
+    assert found["scratch", "short"].refinement == (0, 0)
+    assert ("scratch", AT_ONCE) not in found
+
+
+def test_verdicts_say_what_holds_and_what_does_not():
+    said = verdicts("sizes", ROWS)
+    text = "\n".join(said)
+    assert "before any training of their own, against the best rival after its short training: " \
+        "at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text  # fmt: skip
+    assert "trained as long, against the best rival after its short training: at or above at 2 " \
+        "of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text  # fmt: skip
+    assert "took 30 steps and 5.0 s before any fine-tuning" in text
+    assert "At a quarter of the width (S3) nested students keep at once 88.8% of the teacher's " \
+        "80.0; 88% were wanted: met." in text  # fmt: skip
+    assert "At half width (S5) nested students keep at once 95.0%" in text
+    assert "96% were wanted: not met." in text
+    assert "teacher 80.0 before, 81.0 after; not below was wanted: met." in text
+    ablated = [
+        row(method, "S1", "long", 0, start, end, variant=variant)
+        for method, variant, start, end in (
+            ("oskt-published", "full", 0.1, 0.6), ("oskt-published", "random clusters", 0.1, 0.45),
+            ("nested", "full", 0.5, 0.6), ("nested", "random clusters", 0.4, 0.55),
+        )
+    ]  # fmt: skip
+    assert verdicts("ablation", ablated) == [
+        "Nested, ours, S1, at once: clusters against random ones +10.0 points.",
+        "OSKT, published, S1, long: clusters against random ones +15.0 points.",
+        "Nested, ours, S1, long: clusters against random ones +5.0 points.",
+    ]
+    assert verdicts("depth", ROWS) == []
+
+
+def test_markdown_names_data_and_machine():
+    rows = [replace(r, data=["drawn pedestrians, world plain"], machine="m", commit="c", threads=2)
+            for r in ROWS]  # fmt: skip
+    text = markdown("sizes", rows)
+    assert "Data: drawn pedestrians, world plain." in text
+    assert "Machine: m, 2 threads." in text
+    assert "| From scratch | 62.0 ± 2.8 / 31.0 |" in text
+    assert "mean ± standard deviation over seeds 0, 1" in text
+
+
+def test_rows_come_back_and_the_last_of_equal_labels_stands(tmp_path):
+    path = tmp_path / "sizes.jsonl"
+    assert read_rows(path) == []
+    write_rows(path, ROWS)
+    assert read_rows(path) == ROWS
+    newer = replace(ROWS[2], key="other", trained={"mAP": 0.9, "rank1": 0.9})
+    write_rows(path, [*ROWS, newer])
+    assert read_rows(path) == [*ROWS[:2], newer, *ROWS[3:]]
+    for line in ("[1]", '{"table": "sizes"}', "{"):
+        path.write_text(path.read_text().splitlines()[0] + f"\n{line}\n")
+        with pytest.raises(ValueError, match=r"sizes.jsonl' line 2 must be a row of a table, got"):
+            read_rows(path)
+
+
+# -- the task that is no re-identification -------------------------------------------------------
+
+SQUARE = replace(
+    tiny().student, height=16, width=16, triplet="none", flip=0.0, erasing=0.0, instances=8,
+    identities=8, lr=5e-3,
+)  # fmt: skip
+
+
+def test_digits_are_a_task_like_the_others(tmp_path):
+    data = Digits(SQUARE, device="cpu")
+    assert len(data.train_labels) + len(data.test_labels) == 1797
+    batches = data.training(SQUARE)
+    assert len(batches) == 1197 // 64 == data.steps(SQUARE)
+    images, labels, _ = next(batches.batches(1))
+    assert images.shape == (64, 3, 16, 16)
+    later = list(batches.batches(1))[3]
+    again, its_labels, _ = next(batches.batches(1, start=3))
+    torch.testing.assert_close(again, later[0], rtol=0, atol=0)
+    assert torch.equal(its_labels, later[1])
+    assert not torch.equal(next(batches.batches(2))[1], labels)
+    model = ResNet(50, 8, num_classes=10, layers=(1, 1, 1, 1))
+    before = data.scores(model)["accuracy"]
+    assert before < 0.3  # untrained: about a tenth
+    fit(
+        SupervisedObjective(model, SQUARE), batches, replace(SQUARE, epochs=2), tmp_path,
+        tensorboard=False, device="cpu",
+    )  # fmt: skip
+    assert data.scores(model)["accuracy"] > 0.5
+    shifted = model.bn1.running_mean.clone()
+    assert data.recalibrate(model) == 8
+    assert not torch.equal(model.bn1.running_mean, shifted)
+    assert data.for_recipe(replace(SQUARE, pad=0)).augment.pad == 0
+    assert data.augment.pad == SQUARE.pad
+
+
+def test_digits_need_their_package(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"scikit-learn must be installed, .*pip install"):
+        Digits(SQUARE, device="cpu")
+
+
+def test_random_trees_know_nothing_of_the_weights():
+    from oskt import WeightChain
+
+    teacher = ResNet(50, 8, num_classes=2, layers=(1, 1, 1, 1))
+    other = ResNet(50, 8, num_classes=2, layers=(1, 1, 1, 1))
+    images = torch.zeros(2, 3, 32, 16)
+
+    def orders(module, seed, method="random"):
+        chain = WeightChain.from_teacher(module, images, "nested", method=method, seed=seed)
+        assert chain.meta["clustering"]["method"] == ("random" if method == "random" else "ward")
+        return np.concatenate([tree.order for tree in chain.partitions.values()])
+
+    assert np.array_equal(orders(teacher, 0), orders(other, 0))
+    assert not np.array_equal(orders(teacher, 0), orders(teacher, 1))
+    assert not np.array_equal(orders(teacher, 0), orders(teacher, 0, "kmeans"))
+
+
+def test_parts_know_their_teacher():
+    found = cells("sizes", seeds=[0], sizes=["S1"])
+    kinds = {type(c.part) for c in found}
+    assert kinds == {Student, Teacher, Chain}
+    for cell in found:
+        if isinstance(cell.part, Student):
+            assert isinstance(cell.part.start.teacher, Teacher)
+            assert cell.part.start.knows == (cell.method not in ("scratch", "kd", "kd++"))

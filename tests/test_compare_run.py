@@ -1,0 +1,264 @@
+"""Tables from end to end: made once, kept, gone on with, reported."""
+
+import json
+import re
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from compare_scale import tiny
+from rich.console import Console
+from typer.testing import CliRunner
+
+import oskt.compare.runner
+from oskt import students
+from oskt.cli import app
+from oskt.compare import SCALES, read_rows, run_table
+from oskt.compare.logs import curve, spent
+from oskt.compare.workshop import Workshop
+from oskt.data import loader
+from oskt.evaluate import evaluate
+from oskt.models import ResNet
+from oskt.pipeline import ReIDData
+from oskt.report import read_log
+
+QUIET = {"device": "cpu", "console": Console(quiet=True)}
+ASKED = {"methods": ["scratch", "nested"], "sizes": ["S1", "S4"], **QUIET}
+# So that short and long are two trainings: refinement of 6 epochs is 1 epoch for each size.
+SCALE = tiny(nested=replace(tiny().nested, epochs=6))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a finished table."""
+    out = tmp_path_factory.mktemp("compare")
+    assert run_table("1", out, scale=SCALE, **ASKED)
+    return out
+
+
+def scores(rows):
+    return {row.labels: (row.at_once, row.trained) for row in rows}
+
+
+def test_a_table_has_a_row_for_every_cell(made):
+    rows = read_rows(made / "sizes.jsonl")
+    found = {(r.method, r.size, r.budget) for r in rows}
+    students = {(m, s, b) for m in ("scratch", "nested") for s in ("S1", "S4")
+                for b in ("short", "long")}  # fmt: skip
+    assert found == students | {("teacher", "full", ""), ("nested", "full", "")}
+    for row in rows:
+        assert row.trained is not None
+        assert 0 < row.trained["mAP"] <= 1
+        assert (row.at_once is None) == (row.method == "scratch" or row.size == "full")
+        assert row.scenario == "plain"
+        assert row.commit == rows[0].commit
+        assert row.threads == torch.get_num_threads()
+        assert row.parameters > 0 < row.macs
+        steps = {"short": 4, "long": 24, "": 0}[row.budget]  # 8 ids x 4 images / batches of 8
+        assert row.steps == steps
+        assert (row.seconds > 0) == (steps > 0)
+    nested = next(r for r in rows if (r.method, r.size, r.budget) == ("nested", "S1", "long"))
+    kinds = {part["kind"]: part["steps"] for part in nested.shared}
+    assert kinds == {"teacher": 4, "refinement": 24}
+    alone = next(r for r in rows if (r.method, r.size, r.budget) == ("scratch", "S1", "long"))
+    assert alone.shared == []  # random numbers need no teacher
+    assert [step for step, _ in nested.curve] == [4, 8, 12, 16, 20, 24]
+    assert nested.curve[-1][1] == nested.trained["mAP"]
+    assert nested.settings["recipe"]["epochs"] == 6
+    assert nested.settings["start"]["source"]["recipe"]["chain"] == "nested"
+
+
+def test_a_student_file_is_the_network_of_its_row(made):
+    rows = read_rows(made / "sizes.jsonl")
+    row = next(r for r in rows if (r.method, r.size, r.budget) == ("nested", "S4", "short"))
+    (folder,) = (made / "work").glob("student-oskt-S4-plain-1ep-*")
+    model, meta = students.load_model(folder / "student.safetensors")
+    head = sum(p.numel() for n, p in model.named_parameters() if n.startswith(model.head))
+    assert sum(p.numel() for p in model.parameters()) - head == row.parameters
+    assert meta["recipe"]["epochs"] == 1
+    assert not (folder / "state.pt").exists()  # three times the weights, of no use any more
+
+
+def test_the_report_shows_every_method_and_marks_the_best(made):
+    text = (made / "sizes.md").read_text()
+    rows = read_rows(made / "sizes.jsonl")
+    for row in rows:
+        if row.size != "full":
+            score = 100 * row.trained["mAP"]
+            assert re.search(rf"\b{score:.1f} / {100 * row.trained['rank1']:.1f}\b", text)
+    long = text.split("After the long training")[1].split("##")[0]
+    best = max(r.trained["mAP"] for r in rows if (r.size, r.budget) == ("S1", "long"))
+    assert f"**{100 * best:.1f} /" in long
+    for heading in ("At once", "After the short training", "What was spent", "What it says"):
+        assert heading in text
+    page = (made / "sizes.html").read_text()
+    assert page.count("<figure>") == 2  # before and after, on the way; two sizes make no curve
+    assert "Nested, ours" in page
+    assert "http" not in re.sub(r'src(set)?="data:[^"]*"', "", page)
+
+
+def test_a_finished_table_is_not_made_again(made, monkeypatch):
+    monkeypatch.setattr(oskt.compare.runner, "_find", lambda *_: pytest.fail("found again"))
+    before = (made / "sizes.jsonl").read_bytes()
+    assert run_table("sizes", made, scale=SCALE, **ASKED)
+    assert (made / "sizes.jsonl").read_bytes() == before
+
+
+def test_a_lost_row_is_found_from_what_was_made(made, tmp_path, monkeypatch):
+    lines = (made / "sizes.jsonl").read_text().splitlines()
+    (tmp_path / "work").symlink_to(made / "work")
+    (tmp_path / "sizes.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    monkeypatch.setattr(Workshop, "_train", lambda *_, **__: pytest.fail("trained again"))
+    run_table("sizes", tmp_path, scale=SCALE, **ASKED)
+    assert scores(read_rows(tmp_path / "sizes.jsonl")) == scores(read_rows(made / "sizes.jsonl"))
+
+
+def test_other_settings_make_new_rows_of_the_same_labels(made, tmp_path):
+    (tmp_path / "work").symlink_to(made / "work")
+    (tmp_path / "sizes.jsonl").write_bytes((made / "sizes.jsonl").read_bytes())
+    changed = replace(SCALE, student=replace(SCALE.student, lr=1e-3))
+    only = {"methods": ["scratch"], "sizes": ["S1"], **QUIET}
+    run_table("sizes", tmp_path, scale=changed, **only)
+    before, after = (read_rows(p / "sizes.jsonl") for p in (made, tmp_path))
+    assert len(before) == len(after)
+    changed = {r.labels[2:5] for r in after if r.key not in {b.key for b in before}}
+    assert changed == {("scratch", "S1", "short"), ("scratch", "S1", "long")}
+    assert len(list((tmp_path / "work").glob("student-scratch-S1-*-6ep-*"))) == 2
+
+
+def test_a_table_stopped_inside_a_training_ends_as_if_it_were_not(made, tmp_path, monkeypatch):
+    batches, calls = loader.ReIDLoader._batch, []
+
+    def interrupted(self, planned, epoch, position):
+        calls.append(position)
+        if len(calls) == 40:  # teacher: 4 steps; its scratch students 4 and 24 a size
+            signal.raise_signal(signal.SIGINT)
+        return batches(self, planned, epoch, position)
+
+    monkeypatch.setattr(loader.ReIDLoader, "_batch", interrupted)
+    # Batches are not made ahead, so that the signal comes between the same two steps each time.
+    monkeypatch.setattr(oskt.pipeline.TrainingBatches, "__init__", own_thread)
+    with pytest.raises(KeyboardInterrupt, match="Run the same command to go on"):
+        run_table("sizes", tmp_path, scale=SCALE, **ASKED)
+    kept = len(read_rows(tmp_path / "sizes.jsonl"))
+    states = list((tmp_path / "work").glob("*/state.pt"))
+    assert 0 < kept < 10
+    assert len(states) == 1
+    assert run_table("sizes", tmp_path, scale=SCALE, **ASKED)
+    assert scores(read_rows(tmp_path / "sizes.jsonl")) == scores(read_rows(made / "sizes.jsonl"))
+    starts = [r["step"] for r in read_log(states[0].parent / "log.jsonl") if r["kind"] == "start"]
+    assert len(starts) == 2
+    assert starts[1] > 0
+
+
+_BATCHES = oskt.pipeline.TrainingBatches.__init__
+
+
+def own_thread(self, data, recipe, progress):
+    _BATCHES(self, data, recipe, progress)
+    self.loader.workers = 0
+
+
+def test_a_deadline_ends_a_run_that_the_next_one_goes_on_with(tmp_path, capsys):
+    asked = {**ASKED, "console": Console(width=200)}
+    assert not run_table("sizes", tmp_path, scale=SCALE, stop_after=0.05, **asked)
+    assert "stopped after" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_a_dry_run_lists_cells_and_makes_nothing(made, tmp_path, capsys):
+    console = Console(width=200)
+    asked = {**ASKED, "console": console, "dry_run": True}
+    assert not run_table("sizes", tmp_path, scale=SCALE, **asked)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11
+    assert all("about" in line for line in lines)
+    assert lines[-1].startswith("10 cells, 10 to find: about ")
+    assert not list(tmp_path.iterdir())
+    assert run_table("sizes", made, scale=SCALE, **asked)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("found") for line in lines) == 10
+    assert lines[-1].startswith("10 cells, 0 to find: about 0.0 s")
+
+
+def test_missing_packages_are_said_before_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    asked = {"methods": ["depgraph"], **QUIET}
+    message = "torch_pruning must be installed for depgraph, got no such package"
+    with pytest.raises(ImportError, match=message):
+        run_table("sizes", tmp_path, scale=SCALE, **asked)
+    with pytest.raises(ImportError, match="sklearn must be installed for digits"):
+        run_table("digits", tmp_path, scale=SCALE, methods=["scratch"], **QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(made, tmp_path, monkeypatch):
+    monkeypatch.setitem(SCALES, "laptop", SCALE)
+    asked = ["--methods", "scratch,nested", "--sizes", "S1,S4", "--device", "cpu"]
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+    result = run("sizes", "--out", made, *asked, "--dry-run")
+    assert result.exit_code == 0
+    assert "10 cells, 0 to find" in result.output
+    result = run("1", "--out", tmp_path, *asked, "--seeds", "0", "--stop-after", "0.05")
+    assert result.exit_code == 3
+    for name in ("sizes.md", "sizes.html"):
+        (made / name).unlink()
+    result = run("report", made)
+    assert result.exit_code == 0
+    assert (made / "sizes.md").is_file()
+    assert (made / "sizes.html").is_file()
+    for arguments, message in (
+        (("sizes",), "one folder must be given, got none"),
+        (("sizes", made, "--out", made), "one folder must be given, got "),
+        (("sizes", made, "--data", "here"), "--data must be NAME=PATH, got 'here'"),
+        (("sizes", made, "--seeds", "a"), "--seeds must be numbers, got 'a'"),
+        (("report", tmp_path / "none"), "folder must hold rows of a table, got "),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert message in str(result.exception)
+
+
+def test_many_trainings_decode_images_once(made, monkeypatch):
+    (root,) = (made / "work").glob("data-plain-*")
+    recipe = SCALE.student
+    data = ReIDData(root, recipe, device="cpu")
+    model = ResNet(50, 8, num_classes=8, layers=(1, 1, 1, 1))
+    first, batch = data.scores(model), next(data.training(recipe).batches(1))
+    fresh = evaluate(model, data.set, height=32, width=16, device="cpu")
+    assert first == {"mAP": fresh.mAP, "rank1": fresh.cmc[0]}
+    for module in (loader, oskt.embedding):
+        monkeypatch.setattr(module, "load_image", lambda *_: pytest.fail("decoded again"))
+    other = data.for_recipe(replace(recipe, pad=0, flip=0.0))
+    assert other.scores(model) == first
+    torch.testing.assert_close(next(other.training(recipe).batches(1))[0], batch[0], rtol=0, atol=0)
+    plain = torch.cat(list(other.unlabelled()))
+    assert not torch.equal(torch.cat(list(data.unlabelled())), plain)
+    with pytest.raises(ValueError, match=r"height and width must be \(32, 16\), got \(64, 16\)"):
+        data.for_recipe(replace(recipe, height=64))
+    with pytest.raises(ValueError, match="store must hold the 32 images of the split at"):
+        loader.ReIDLoader(data.set.train, (16, 8), store=data.store())
+
+
+def test_time_and_scores_are_read_from_a_log(tmp_path):
+    def step(epoch, step, images_per_s):
+        return {"kind": "step", "epoch": epoch, "step": step, "images_per_s": images_per_s}
+
+    records = [
+        {"kind": "start"},
+        step(1, 4, 16.0),  # 4 steps of 8 images: 2 s
+        {"kind": "epoch", "epoch": 1, "scored/mAP": 0.25, "scored/seconds": 1.5},
+        step(2, 2, 8.0),  # 2 s, the evaluation's 1.5 s among them
+        step(2, 4, 16.0),  # 1 s
+        {"kind": "epoch", "epoch": 2, "scored/mAP": 0.5, "scored/seconds": 9.0},  # after the end
+        {"kind": "end"},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    found = spent(tmp_path, SCALE.student)
+    assert found.steps == 8
+    assert found.seconds == 2 + (2 - 1.5) + 1
+    assert curve(tmp_path) == [[4, 0.25], [8, 0.5]]
