@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import oskt.compare.runner
 from oskt import students
 from oskt.cli import app
-from oskt.compare import SCALES, read_rows, run_table
+from oskt.compare import SCALES, TABLES, Request, read_rows, run_table
 from oskt.compare.logs import curve, spent
 from oskt.compare.workshop import Workshop
 from oskt.data import loader
@@ -160,11 +160,27 @@ def own_thread(self, data, recipe, progress):
     self.loader.workers = 0
 
 
-def test_a_deadline_ends_a_run_that_the_next_one_goes_on_with(tmp_path, capsys):
-    asked = {**ASKED, "console": Console(width=200)}
-    assert not run_table("sizes", tmp_path, scale=SCALE, stop_after=0.05, **asked)
-    assert "stopped after" in capsys.readouterr().out
-    assert not list(tmp_path.glob("*.jsonl"))
+def test_a_deadline_ends_a_run_that_the_next_one_goes_on_with(made, tmp_path, capsys):
+    asked = {**ASKED, "console": Console(width=200), "methods": ["scratch"], "sizes": ["S1"]}
+    (tmp_path / "work").mkdir()
+    (data,) = (made / "work").glob("data-plain-*")
+    (tmp_path / "work" / data.name).symlink_to(data)
+    for _ in range(3):  # a step each: the teacher takes four
+        assert not run_table("sizes", tmp_path, scale=SCALE, stop_after=0.0, **asked)
+        assert "stopped after" in capsys.readouterr().out
+    assert not list((tmp_path / "work").glob("teacher-*"))  # nothing is begun that late
+    for number in range(1, 4):
+        workshop = Workshop(tmp_path / "work", "cpu", end=0.0)
+        teacher = next(TABLES["sizes"].cells(Request(SCALE))).part
+        with pytest.raises(KeyboardInterrupt):
+            workshop.teacher(teacher)
+        assert (workshop.folder(teacher) / "state.pt").is_file()
+        log = read_log(workshop.folder(teacher) / "log.jsonl")
+        assert log[-1]["step"] == number  # a step each, and no step twice
+    assert run_table("sizes", tmp_path, scale=SCALE, **asked)
+    rows = read_rows(tmp_path / "sizes.jsonl")
+    whole = scores(read_rows(made / "sizes.jsonl"))
+    assert all(whole[labels] == found for labels, found in scores(rows).items())
 
 
 def test_a_dry_run_lists_cells_and_makes_nothing(made, tmp_path, capsys):
@@ -203,7 +219,7 @@ def test_the_command(made, tmp_path, monkeypatch):
     result = run("sizes", "--out", made, *asked, "--dry-run")
     assert result.exit_code == 0
     assert "10 cells, 0 to find" in result.output
-    result = run("1", "--out", tmp_path, *asked, "--seeds", "0", "--stop-after", "0.05")
+    result = run("1", "--out", tmp_path, *asked, "--seeds", "0", "--stop-after", "0")
     assert result.exit_code == 3
     for name in ("sizes.md", "sizes.html"):
         (made / name).unlink()

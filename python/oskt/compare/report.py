@@ -114,9 +114,13 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
     scores = "accuracy" if any(r.trained and "accuracy" in r.trained for r in rows) else "mAP"
     second = "" if scores == "accuracy" else " / rank-1"
     seeds = sorted({row.seed for row in rows})
+    at_once = "norm statistics measured on 512 training images without labels"
+    if any(row.method == "oskt-published" for row in rows):
+        at_once += "; the published start has none, as in its code, and a fresh head"
     return {
         "Numbers": f"{scores}{second} in %, mean ± standard deviation over seeds "
         f"{', '.join(map(str, seeds))}",
+        "At once": at_once,
         "Teacher": all_of(_teacher(row) for row in rows),
         "Data": all_of(title for row in rows for title in row.data),
         "Machine": all_of(f"{row.machine}, {row.threads} threads" for row in rows),

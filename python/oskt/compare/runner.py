@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import _thread
 import datetime
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,7 +57,7 @@ def run_table(
         scale: a key of SCALES, or a Scale.
         seeds, methods, sizes, variants: what of the table is wanted; None for all of it.
         data: {"source": PATH, "target": PATH} real data sets in place of drawn worlds.
-        stop_after: seconds after which the run stops as if by Ctrl-C.
+        stop_after: seconds after which the run stops: a training saves its state and ends there.
         dry_run: only list the cells and say how long they will take.
         device: cpu or cuda; None for the GPU if there is one.
         console: where to print; None for the standard output.
@@ -78,31 +76,33 @@ def run_table(
     path = out / f"{name}.jsonl"
     found = {row.key: row for row in read_rows(path)}
     left = [cell for cell in cells if _key(cell) not in found]
-    workshop = Workshop(out / "work", device)
+    end = time.monotonic() + (math.inf if stop_after is None else stop_after)
+    workshop = Workshop(out / "work", device, end)
     if dry_run:
         Estimate(request.scale, workshop).show(cells, {id(cell) for cell in left}, console)
         return not left
     _require_packages(left)
     console.print(f"{TABLES[name].title}: {len(cells)} cells, {len(cells) - len(left)} found")
-    complete = True
+    complete = False
     try:
-        with _deadline(stop_after) as expired:
-            for number, cell in enumerate(left, len(cells) - len(left) + 1):
-                if expired.is_set():
-                    raise KeyboardInterrupt
-                start = time.perf_counter()
-                row = _find(cell, workshop)
-                found[row.key] = row
-                write_rows(path, found.values())
-                line = _line(row, number, len(cells), time.perf_counter() - start)
-                console.print(line, highlight=False, soft_wrap=True)
+        for number, cell in enumerate(left, len(cells) - len(left) + 1):
+            if time.monotonic() > end:
+                break
+            start = time.perf_counter()
+            row = _find(cell, workshop)
+            found[row.key] = row
+            write_rows(path, found.values())
+            line = _line(row, number, len(cells), time.perf_counter() - start)
+            console.print(line, highlight=False, soft_wrap=True)
+        else:
+            complete = True
     except KeyboardInterrupt:
-        if not expired.is_set():
+        if time.monotonic() <= end:
             raise KeyboardInterrupt(
                 f"compare: stopped; what was found is kept in '{out}'. "
                 "Run the same command to go on."
             ) from None
-        complete = False
+    if not complete:
         console.print(f"stopped after {duration_text(stop_after or 0)}: the same command goes on")
     if found:
         console.print(f"report: {write_report(out, name)}")
@@ -207,27 +207,3 @@ def _require_packages(cells: Sequence[Cell]) -> None:
                 f"compare: {package} must be installed for {user}, got no such package. "
                 "Run: pip install oskt[compare], or leave the method or table out."
             )
-
-
-@contextmanager
-def _deadline(seconds: float | None) -> Iterator[threading.Event]:
-    """Interrupts the main thread after so many seconds: a training saves its state and ends.
-
-    Code that must not raise (a finaliser, a callback from C) swallows an interrupt that reaches it,
-    so the event says that the time is up, and later interrupts follow.
-    """
-    expired, done = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        pause = seconds
-        while not done.wait(pause):
-            expired.set()
-            _thread.interrupt_main()
-            pause = 60.0  # time for a training to save its state
-
-    if seconds is not None:
-        threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield expired
-    finally:
-        done.set()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +16,14 @@ from oskt import baselines, models, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, save_model, write_atomic
 from oskt.compare.digits import Digits
-from oskt.compare.logs import SCORED
 from oskt.compare.parts import Chain, Data, Part, Start, Student, Teacher, digest, folder_name
+from oskt.compare.training import live, train
 from oskt.coupling import Coupling
 from oskt.data import make_pedestrians
 from oskt.grouping import trace_coupling
 from oskt.pipeline import ReIDData, example_images
 from oskt.train import Recipe, finetune_student, refine_chain, train_teacher
 from oskt.widths import macs, parameters
-
-CURVE_POINTS = 6  # evaluations of a training whose curve is drawn
 
 # A start from the teacher and its coupling, or from a chain alone (see oskt.baselines).
 TEACHER_STARTS: dict[str, Callable[..., nn.Module]] = {
@@ -48,11 +44,13 @@ class Workshop:
     Args:
         root: folder of all parts.
         device: cpu or cuda; None for the GPU if there is one.
+        end: time (monotonic clock) after which a training stops, its state saved, as by Ctrl-C.
     """
 
-    def __init__(self, root: Path, device: str | None = None) -> None:
+    def __init__(self, root: Path, device: str | None = None, end: float = math.inf) -> None:
         self.root = root
         self.device = device
+        self.end = end
         self._tasks: dict[str, ReIDData | Digits] = {}
         self._couplings: dict[str, Coupling] = {}
 
@@ -82,7 +80,7 @@ class Workshop:
         if not source:
             folder = self.root / folder_name(replace(data, few_shot=None))
             if not (folder / "spec.json").is_file():
-                make_pedestrians(folder, world=data.name, **data.options, progress=_live())
+                make_pedestrians(folder, world=data.name, **data.options, progress=live())
             source = str(folder)
         if data.few_shot is not None:
             ratio, seed = data.few_shot
@@ -184,27 +182,8 @@ class Workshop:
                 self._train(distil, student, teacher, **options)
         return path
 
-    def _train(
-        self,
-        stage: Callable[..., Path],
-        *made: Any,
-        task: ReIDData | Digits,
-        recipe: Recipe,
-        folder: Path,
-        curve: bool = False,
-        **options: Any,
-    ) -> None:
-        """Run a stage of oskt.train in its folder, or go on with it where it was stopped."""
-        data = task.training(recipe)
-        if curve:
-            options["evaluate"] = _timed(task.scores)
-            options["evaluate_every"] = max(1, recipe.epochs // CURVE_POINTS)
-        with _messages(folder / "messages.txt"):
-            stage(
-                *made, data, recipe, folder, resume=True, tensorboard=False,
-                report_every=len(data), device=self.device, **options,
-            )  # fmt: skip
-        (folder / "state.pt").unlink(missing_ok=True)  # three times the size of the network
+    def _train(self, stage: Callable[..., Path], *made: Any, **options: Any) -> None:
+        train(stage, *made, end=self.end, device=self.device, **options)
 
     # -- sizes and scores -----------------------------------------------------------------------
 
@@ -265,31 +244,3 @@ class Workshop:
             write_atomic(path, json.dumps(found).encode())
         content: dict[str, Any] = json.loads(path.read_text())
         return content
-
-
-def _timed(
-    scores: Callable[[nn.Module], dict[str, float]],
-) -> Callable[[nn.Module], dict[str, float]]:
-    """Scores and seconds under names of their own: a log line has those of the loss as well."""
-
-    def scored(model: nn.Module) -> dict[str, float]:
-        start = time.perf_counter()
-        found = {f"{SCORED}{name}": value for name, value in scores(model).items()}
-        return {**found, f"{SCORED}seconds": time.perf_counter() - start}
-
-    return scored
-
-
-def _live() -> bool:
-    return sys.stderr.isatty()
-
-
-@contextlib.contextmanager
-def _messages(path: Path) -> Iterator[None]:
-    """Hundreds of trainings would drown a log file: what they say goes to a file of their own,
-    unless somebody watches."""
-    if _live():
-        yield
-        return
-    with path.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
-        yield

@@ -1,0 +1,129 @@
+"""Rows: kept, averaged, added up, judged."""
+
+from dataclasses import replace
+
+import pytest
+
+from oskt.compare import Row, markdown, read_rows
+from oskt.compare.rows import write_rows
+from oskt.compare.summary import AT_ONCE, costs, grids
+from oskt.compare.verdicts import verdicts
+
+
+def row(method, size, budget="short", seed=0, at_once=None, trained=0.5, **changes):
+    def scores(value):
+        return None if value is None else {"mAP": value, "rank1": value / 2}
+
+    shared = [{"name": f"teacher-s{seed}", "kind": "teacher", "steps": 10, "seconds": 1.0}]
+    if method == "nested":
+        shared.append({"name": f"chain-s{seed}", "kind": "refinement", "steps": 20, "seconds": 4.0})
+    values = {
+        "table": "sizes", "scenario": "plain", "variant": "",
+        "key": f"{method}{size}{budget}{seed}",
+        "parameters": 1000, "macs": 10, "steps": 3, "seconds": 0.5, "shared": shared,
+        "date": "2026-01-01", **changes,
+    }  # fmt: skip
+    return Row(
+        method=method, size=size, budget=budget, seed=seed, at_once=scores(at_once),
+        trained=scores(trained), **values,
+    )  # fmt: skip
+
+
+ROWS = [
+    row("teacher", "full", "", trained=0.8, steps=0),
+    row("nested", "full", "", trained=0.81, steps=0),
+    *(row("nested", "S3", "short", seed, 0.70 + 0.02 * seed, 0.74) for seed in (0, 1)),
+    *(row("nested", "S3", "long", seed, 0.70 + 0.02 * seed, 0.75) for seed in (0, 1)),
+    *(row("nested", "S5", "short", seed, 0.76, 0.79) for seed in (0, 1)),
+    *(row("scratch", "S3", "short", seed, None, 0.60 + 0.04 * seed) for seed in (0, 1)),
+    *(row("kd", "S3", "short", seed, None, 0.72) for seed in (0, 1)),
+    *(row("kd", "S5", "short", seed, None, 0.765) for seed in (0, 1)),
+]
+
+
+def test_grids_show_mean_and_spread_and_the_best():
+    at_once, short, long = grids(ROWS, "size")
+    assert [g.budget for g in (at_once, short, long)] == [AT_ONCE, "short", "long"]
+    assert short.columns == ("S3", "S5", "full")
+    lines = {line.method: line.scores for line in short.lines}
+    assert list(lines) == ["teacher", "nested", "scratch", "kd"]
+    score = lines["scratch"]["S3"]
+    assert score.text == "62.0 ± 2.8"  # sqrt(8) points: two seeds, 2 points from their mean
+    assert (score.seeds, score.second) == (2, pytest.approx(31.0))
+    assert lines["teacher"]["full"].text == "80.0"
+    assert (short.best("S3"), short.best("S5"), short.best("full")) == (74.0, 79.0, 81.0)
+    once = {line.method: line.scores for line in at_once.lines}
+    assert set(once) == {"teacher", "nested"}
+    # The budgets of a seed share its start: it counts once.
+    assert once["nested"]["S3"].text == "71.0 ± 1.4"
+    assert once["nested"]["S3"].seeds == 2
+
+
+def test_costs_count_what_is_shared_once():
+    found = {(cost.method, cost.budget): cost for cost in costs(ROWS)}
+    family = found["nested", "short"]
+    assert (family.sizes, family.own_steps) == (2, (3, 3))
+    assert (family.teacher, family.refinement) == ((10, 1.0), (20, 4.0))
+    assert family.students == (6, 1.0)  # two sizes, mean over two seeds
+    assert (family.steps, family.seconds) == (36, 6.0)
+    at_once = found["nested", AT_ONCE]
+    assert (at_once.sizes, at_once.steps, at_once.seconds, at_once.own_steps) == (
+        2,
+        30,
+        5.0,
+        (0, 0),
+    )
+    assert found["scratch", "short"].refinement == (0, 0)
+    assert ("scratch", AT_ONCE) not in found
+
+
+def test_verdicts_say_what_holds_and_what_does_not():
+    said = verdicts("sizes", ROWS)
+    text = "\n".join(said)
+    assert "before any training of their own, against the best rival after its short training: " \
+        "at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text  # fmt: skip
+    assert "trained as long, against the best rival after its short training: at or above at 2 " \
+        "of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text  # fmt: skip
+    assert "took 30 steps and 5.0 s before any fine-tuning" in text
+    assert "At a quarter of the width (S3) nested students keep at once 88.8% of the teacher's " \
+        "80.0; 88% were wanted: met." in text  # fmt: skip
+    assert "At half width (S5) nested students keep at once 95.0%" in text
+    assert "96% were wanted: not met." in text
+    assert "teacher 80.0 before, 81.0 after; not below was wanted: met." in text
+    ablated = [
+        row(method, "S1", "long", 0, start, end, variant=variant)
+        for method, variant, start, end in (
+            ("oskt-published", "full", 0.1, 0.6), ("oskt-published", "random clusters", 0.1, 0.45),
+            ("nested", "full", 0.5, 0.6), ("nested", "random clusters", 0.4, 0.55),
+        )
+    ]  # fmt: skip
+    assert verdicts("ablation", ablated) == [
+        "Nested, ours, S1, at once: clusters against random ones +10.0 points.",
+        "OSKT, published, S1, long: clusters against random ones +15.0 points.",
+        "Nested, ours, S1, long: clusters against random ones +5.0 points.",
+    ]
+    assert verdicts("depth", ROWS) == []
+
+
+def test_markdown_names_data_and_machine():
+    rows = [replace(r, data=["drawn pedestrians, world plain"], machine="m", commit="c", threads=2)
+            for r in ROWS]  # fmt: skip
+    text = markdown("sizes", rows)
+    assert "Data: drawn pedestrians, world plain." in text
+    assert "Machine: m, 2 threads." in text
+    assert "| From scratch | 62.0 ± 2.8 / 31.0 |" in text
+    assert "mean ± standard deviation over seeds 0, 1" in text
+
+
+def test_rows_come_back_and_the_last_of_equal_labels_stands(tmp_path):
+    path = tmp_path / "sizes.jsonl"
+    assert read_rows(path) == []
+    write_rows(path, ROWS)
+    assert read_rows(path) == ROWS
+    newer = replace(ROWS[2], key="other", trained={"mAP": 0.9, "rank1": 0.9})
+    write_rows(path, [*ROWS, newer])
+    assert read_rows(path) == [*ROWS[:2], newer, *ROWS[3:]]
+    for line in ("[1]", '{"table": "sizes"}', "{"):
+        path.write_text(path.read_text().splitlines()[0] + f"\n{line}\n")
+        with pytest.raises(ValueError, match=r"sizes.jsonl' line 2 must be a row of a table, got"):
+            read_rows(path)
