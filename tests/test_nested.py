@@ -57,7 +57,8 @@ def test_every_output_is_that_of_the_chains_student(nested):
 
 def test_gradients_are_those_of_a_dense_merge(teacher):
     """The student's weight is P W S^T, with the mean and the sum over clusters as 0/1 matrices."""
-    model = NestedModel(teacher.double(), nested_chain(teacher), random_widths=0).train()
+    chain = nested_chain(teacher.double(), method="ward")
+    model = NestedModel(teacher, chain, random_widths=0).train()
     images = torch.randn(SHAPE, dtype=torch.float64)
     chain, widths = model.to_chain(), model.to_chain().widths
 
@@ -167,10 +168,12 @@ def test_statistics_blend_between_measured_widths():
     assert dense(tree, 4)[:, 2:].tolist() == np.eye(4).tolist()
 
 
-def test_calibration_keeps_the_identity_and_travels(teacher, tmp_path):
+@pytest.mark.parametrize("method", ["importance", "ward"])
+def test_calibration_keeps_the_identity_and_travels(teacher, tmp_path, method):
     images = [torch.randn(SHAPE) for _ in range(2)]
     teacher.train()(images[0])
-    chain = calibrate(nested_chain(teacher.eval()), lambda: images, (1 / 8, 1 / 4, 1 / 2))
+    chain = nested_chain(teacher.eval(), method=method)
+    chain = calibrate(chain, lambda: images, (1 / 8, 1 / 4, 1 / 2))
     assert {len(tree.measured) for tree in chain.partitions.values()} == {2}  # 1/8 is not trained
     assert chain.verify(quiet=True) < 1e-8
     chain.save(tmp_path / "chain.safetensors")

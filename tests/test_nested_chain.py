@@ -29,20 +29,24 @@ NETS = {
 }
 
 
-@pytest.fixture(scope="module", params=NETS)
+@pytest.fixture(scope="module", params=[(n, m) for n in NETS for m in ("ward", "importance")],
+                ids="-".join)  # fmt: skip
 def pair(request):
-    """(teacher, its nested chain)."""
+    """(teacher, its nested chain), of clusters that merge and of channels that are chosen."""
     torch.manual_seed(0)
-    make, images = NETS[request.param]
+    name, method = request.param
+    make, images = NETS[name]
     teacher = nets.varied(make())
-    return teacher, WeightChain.from_teacher(teacher, images, "nested", width=1 / 4)
+    return teacher, WeightChain.from_teacher(teacher, images, "nested", width=1 / 4, method=method)
 
 
 @pytest.fixture(scope="module")
 def chain():
     torch.manual_seed(0)
     make, images = NETS["ResNet"]
-    return WeightChain.from_teacher(nets.varied(make()), images, "nested", width=1 / 4)
+    return WeightChain.from_teacher(
+        nets.varied(make()), images, "nested", width=1 / 4, method="ward"
+    )
 
 
 def some_widths(chain):
@@ -65,8 +69,12 @@ def merge_matrix(chain, axis, sizes, mean):
     for group, area in axis:
         matrix = torch.eye(chain.coupling.groups[group].size, dtype=torch.float64)
         if group in chain.partitions:
-            labels = torch.from_numpy(chain.partitions[group].cut(sizes[group]).labels)
-            matrix = nn.functional.one_hot(labels).T.double().contiguous()
+            tree = chain.partitions[group]
+            labels = torch.from_numpy(tree.cut(sizes[group]).labels)
+            merge = nn.functional.one_hot(labels).T.double().contiguous()
+            first = [np.sort(part[: len(merge) // tree.blocks] + len(part) * block)
+                     for block, part in enumerate(tree.order.reshape(tree.blocks, -1))]  # fmt: skip
+            matrix = merge if tree.merges else matrix[np.concatenate(first)]
         if mean:
             matrix = matrix / matrix.sum(1, keepdim=True)
         blocks.append(torch.kron(matrix, torch.eye(area, dtype=torch.float64)))
@@ -100,8 +108,8 @@ def test_full_width_is_the_teacher_bit_for_bit(pair):
 
 
 def test_students_are_merges_by_hand(pair):
-    """Means of rows, sums of columns, in float64: one rounding per product and sum of at most 640
-    terms (Mixed's flattened columns) of magnitude 1."""
+    """Means of rows, sums of columns, or the first channels of the order, in float64: one rounding
+    per product and sum of at most 640 terms (Mixed's flattened columns) of magnitude 1."""
     teacher, chain = pair
     exact = chain.to(torch.float64)
     for sizes in some_widths(chain):
@@ -120,18 +128,24 @@ def test_a_student_computes_what_the_tied_network_does(pair, capsys):
     assert "a random width per group" in capsys.readouterr().out
 
 
-def test_duplicated_channels_are_merged_without_loss(pair):
-    """A teacher whose channels are equal in clusters, and the students of those widths."""
+def test_equal_or_absent_channels_are_left_out_without_loss(pair):
+    """A teacher whose channels are equal in clusters, or zero but for the first of an order, and
+    the students of those widths."""
     _, chain = pair
+    method = chain.meta["clustering"]["method"]
     images = torch.randn(chain.coupling.inputs[0], dtype=torch.float64)
     sizes = chain.resolve(0.5)
     teacher = chain.to(torch.float64).tied(sizes)
-    again = WeightChain.from_teacher(teacher, images, "nested", check=False)
+    again = WeightChain.from_teacher(teacher, images, "nested", check=False, method=method)
     student = again.student(widths=sizes)
     wide, narrow = teacher(images), student(images)
     ((group, _),) = chain.coupling.outputs[-1][1]
     if group in sizes:  # the features themselves are merged
-        narrow = narrow[:, torch.from_numpy(again.partitions[group].cut(sizes[group]).labels)]
+        tree = again.partitions[group]
+        if tree.merges:
+            narrow = narrow[:, torch.from_numpy(tree.cut(sizes[group]).labels)]
+        else:
+            wide = wide[:, torch.from_numpy(tree.kept(sizes[group]))]
     torch.testing.assert_close(narrow, wide, rtol=1e-10, atol=1e-10)
 
 
@@ -176,17 +190,40 @@ def test_widths_below_the_trained_one_exist(chain):
 def test_trees_are_wards_whatever_the_width():
     teacher = nets.varied(ResNet(18, in_planes=8))
     chains = [
-        WeightChain.from_teacher(teacher, IMAGES, "nested", width=w, check=False) for w in (0.1, 1)
+        WeightChain.from_teacher(teacher, IMAGES, "nested", width=w, check=False, method="ward")
+        for w in (0.1, 1)
     ]
     for name, tree in chains[0].partitions.items():
         other = chains[1].partitions[name]
         assert np.array_equal(tree.order, other.order)
         assert np.array_equal(tree.parent, other.parent)
         assert (tree.narrowest, other.narrowest) == (max(1, round(0.1 * tree.rows)), tree.rows)
-    heights = chains[0].meta["clustering"]["heights"]
+    heights = chains[0].meta["clustering"]["adds"]
     assert {name: len(h) + 1 for name, h in heights.items()} == chains[0].groups
     # shares of the whole, each rounded to 6 digits
     assert all(abs(sum(h) - 1) < 1e-6 * len(h) for h in heights.values())
+
+
+def test_importance_is_the_mean_relative_square_of_a_channel():
+    """By hand: conv1 of a block is written by itself, read by conv2, scaled by bn1."""
+    teacher = nets.varied(ResNet(18, in_planes=8))
+    chain = WeightChain.from_teacher(teacher, IMAGES, "nested", check=False)
+    block = teacher.layer2[0]
+    squares = [
+        block.conv1.weight.square().sum((1, 2, 3)),
+        block.conv2.weight.square().sum((0, 2, 3)),
+        block.bn1.weight.square(),
+    ]
+    score = sum(s / s.mean() for s in squares).detach()
+    tree = chain.partitions["layer2.0.conv1"]
+    assert tree.order.tolist() == (-score).argsort(stable=True).tolist()
+    assert not tree.merges
+    adds = chain.meta["clustering"]["adds"]["layer2.0.conv1"]
+    assert adds == sorted(adds, reverse=True)
+    random = WeightChain.from_teacher(teacher, IMAGES, "nested", check=False, method="random")
+    assert random.partitions["layer2.0.conv1"].order.tolist() != tree.order.tolist()
+    with pytest.raises(ValueError, match=r"^nest_channels: method must be one of .*got 'kmeans'"):
+        WeightChain.from_teacher(teacher, IMAGES, "nested", check=False, method="kmeans")
 
 
 # -- truncated ----------------------------------------------------------------------------------

@@ -36,12 +36,12 @@ NETS = {
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1)
 
 
-def make_chain(name):
+def make_chain(name, method="ward"):
     """Nested, without a classifier, with statistics measured at widths between the parts'."""
     torch.manual_seed(0)
     make, images = NETS[name]
     chain = WeightChain.from_teacher(
-        nets.varied(make()), images, "nested", width=1 / 8, check=False
+        nets.varied(make()), images, "nested", width=1 / 8, check=False, method=method
     )
     if name == "ResNet":
         batch = torch.randn(4, *images.shape[1:])
@@ -49,9 +49,10 @@ def make_chain(name):
     return chain.lean()
 
 
-@pytest.fixture(scope="module", params=NETS)
+@pytest.fixture(scope="module", params=[(n, m) for n in NETS for m in ("ward", "importance")],
+                ids="-".join)  # fmt: skip
 def any_chain(request):
-    return make_chain(request.param)
+    return make_chain(*request.param)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import oskt_ext
 from oskt import chain_file, expansion, models, progressive, reading, students, verification, widths
 from oskt.checkpoint import read_tensors, write_tensors
-from oskt.clustering import cluster_channels, merge_channels
+from oskt.clustering import cluster_channels, nest_channels
 from oskt.contents import Contents
 from oskt.coupling import Coupling
 from oskt.grouping import trace_coupling
@@ -34,8 +34,9 @@ class WeightChain(Sizes):
     """A teacher's knowledge, from which students of every width are read.
 
     Kind "oskt", the published chain: the M cluster rows of every weight over all N teacher
-    columns, and all N entries of the teacher's vectors. Kind "nested", ours: all N rows, and a
-    merge tree per group; a student is the merge at a cut, rows averaged and columns summed.
+    columns, and all N entries of the teacher's vectors. Kind "nested", ours: the teacher's own
+    weights, and a nesting of every group's channels (MergeTree): a student has the most important
+    ones or, where clusters merge, the merge at a cut, rows averaged and columns summed.
 
     Make one with `from_teacher`, `load` or `oskt.interop.load_published_chain`; read students from
     it with `student` (a module) or `expand` (its tensors).
@@ -87,7 +88,7 @@ class WeightChain(Sizes):
         *,
         widths: Mapping[str, int] | None = None,
         rows: str = "folded",
-        method: str = "kmeans",
+        method: str | None = None,
         seed: int = 0,
         check: bool = True,
         parent: str = "",
@@ -103,8 +104,8 @@ class WeightChain(Sizes):
                 `oskt.train.refine_chain` trains.
             widths: group -> channels, in place of or on top of `width`.
             rows: what is clustered (see oskt.clustering).
-            method, seed: how, for kind "oskt" (see cluster_channels); trees are Ward's, or random
-                if the method is.
+            method, seed: how: "kmeans", "ward" or "random" (see cluster_channels); of a nested
+                chain "importance", "ward" or "random" (see nest_channels). Default: the first.
             check: check every group numerically (about two forwards in float64); groups that fail
                 are frozen, with the reason in chain.coupling.groups.
             parent: hash of the teacher's file, kept in the header.
@@ -149,13 +150,13 @@ class WeightChain(Sizes):
         partitions: Partitions
         meta = {"kind": kind, "spec": getattr(module, "spec", None), "parent": parent}
         if kind == "nested":
-            random = method == "random"
-            partitions, heights = merge_channels(
-                coupling, tensors, narrowest, rows=rows, random=random, seed=seed
+            method = method or "importance"
+            partitions, adds = nest_channels(
+                coupling, tensors, narrowest, method=method, rows=rows, seed=seed
             )
-            how = "random" if random else "ward"
-            meta["clustering"] = {"rows": rows, "method": how, "heights": heights}
+            meta["clustering"] = {"rows": rows, "method": method, "seed": seed, "adds": adds}
         else:
+            method = method or "kmeans"
             partitions, loss = cluster_channels(
                 coupling, tensors, narrowest, rows=rows, method=method, seed=seed
             )

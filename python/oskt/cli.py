@@ -148,9 +148,12 @@ def refine(
         Literal["folded", "published"], typer.Option(help="what is clustered; see clustering.py")
     ] = "folded",
     method: Annotated[
-        Literal["kmeans", "ward", "random"],
-        typer.Option(help="how a published chain is clustered; merge trees are Ward's"),
-    ] = "kmeans",
+        Literal["kmeans", "ward", "random", "importance"] | None,
+        typer.Option(
+            help="how: kmeans (default), ward or random; of a nested chain importance (default), "
+            "ward or random"
+        ),
+    ] = None,
     classifier: Annotated[
         bool, typer.Option(help="keep the classifier in the file, for fine-tuning on this data")
     ] = True,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import oskt_ext
@@ -15,6 +16,7 @@ from oskt.widths import Clustering
 
 ROWS = ("folded", "published", "published-cosine")
 METHODS = ("kmeans", "ward", "random")
+NESTINGS = ("importance", "ward", "random")
 
 
 def cluster_channels(
@@ -70,32 +72,87 @@ def cluster_channels(
     return clusterings, loss
 
 
-def merge_channels(
+def nest_channels(
     coupling: Coupling,
     tensors: Mapping[str, Tensor],
     narrowest: Mapping[str, int],
     *,
+    method: str = "importance",
     rows: str = "folded",
-    random: bool = False,
     seed: int = 0,
 ) -> tuple[dict[str, MergeTree], dict[str, list[float]]]:
-    """Ward's merge tree of every free group, all in one batched call.
+    """The nesting of every free group's channels.
 
     Args:
-        coupling, tensors, rows: as for cluster_channels.
+        coupling, tensors: as for cluster_channels.
         narrowest: group -> the narrowest width that will be trained, in whole blocks.
-        random: trees of random numbers in place of the rows (an ablation), drawn by `seed`.
+        method: "importance": students have the most important channels, clusters do not merge.
+            A channel's importance is the mean, over the weights that write or read it and the
+            norms over it, of its squared norm there, each over the mean of all channels (DepGraph's
+            group magnitude, Fang et al. 2023, without its sparsity training). "ward": Ward's merge
+            tree of the rows, students merge clusters. "random": an order drawn by `seed`, an
+            ablation of the first.
+        rows: of "ward": as for cluster_channels.
 
     Returns:
-        group -> MergeTree, and group -> what each split, from position 1 on, takes off the sum of
-        squares, as a share of the whole: [N - 1] per block.
+        group -> MergeTree, and group -> what position 1, 2, ... adds, as a share of the whole,
+        [N - 1] per block: of the importance, or of the sum of squares that a split takes off.
     """
+    if method not in NESTINGS:
+        raise ValueError(
+            f"nest_channels: method must be one of {NESTINGS}, got {method!r}. Choose one."
+        )
+    if method == "ward":
+        return _ward_trees(coupling, tensors, narrowest, rows)
+    rng = np.random.default_rng(seed)
+    trees, adds = {}, {}
+    for name, group in coupling.free.items():
+        score = rng.random(group.size) if method == "random" else _importance(
+            coupling, tensors, group
+        )  # fmt: skip
+        score = score.reshape(group.blocks, -1)
+        order = np.argsort(-score, axis=1, kind="stable")
+        parent = np.zeros_like(order)
+        parent[:, 0] = -1
+        trees[name] = MergeTree(
+            order.ravel(), parent.ravel(), np.ones(group.size, dtype=np.int64), narrowest[name],
+            group.blocks, merges=False,
+        )  # fmt: skip
+        adds[name] = _shares(np.take_along_axis(score, order, axis=1)[:, 1:])
+    return trees, adds
+
+
+def _importance(
+    coupling: Coupling, tensors: Mapping[str, Tensor], group: ChannelGroup
+) -> NDArray[np.float64]:
+    """[N], mean relative squared norm of each channel over the tensors that hold it."""
+    parts = []
+    for layout in coupling.layouts.values():
+        for dim, runs in enumerate((layout.rows, layout.columns)):
+            alone = runs == ((group.name, 1),) and layout.role in ("weight", "vector")
+            if not alone or layout.groups > 1 or layout.name.endswith("bias"):
+                continue
+            values = tensors[layout.name].detach().double()
+            if layout.role == "vector":
+                if values.numel() != group.size:
+                    continue  # one number per channel and place
+                values = values.reshape(-1, 1)
+            squares = values.transpose(0, dim).flatten(1).square().sum(1).cpu().numpy()
+            parts.append(squares / max(squares.mean(), 1e-300))
+    return np.mean(parts, axis=0) if parts else np.ones(group.size)
+
+
+def _shares(values: NDArray[np.float64]) -> list[float]:
+    shares: list[float] = (values / max(values.sum(), 1e-300)).round(6).ravel().tolist()
+    return shares
+
+
+def _ward_trees(
+    coupling: Coupling, tensors: Mapping[str, Tensor], narrowest: Mapping[str, int], rows: str
+) -> tuple[dict[str, MergeTree], dict[str, list[float]]]:
+    """Ward's merge tree of every free group, all in one batched call."""
     names = list(coupling.free)
-    problems = _problems(coupling, tensors, names, rows)
-    if random:
-        generator = torch.Generator().manual_seed(seed)
-        problems = [torch.rand(len(p), 1, generator=generator).to(p) for p in problems]
-    trees = oskt_ext.merge_trees(problems)
+    trees = oskt_ext.merge_trees(_problems(coupling, tensors, names, rows))
     result, heights, start = {}, {}, 0
     for name in names:
         blocks = coupling.groups[name].blocks
@@ -106,8 +163,7 @@ def merge_channels(
         )
         order, parent = order.astype(np.int64), parent.astype(np.int64)
         result[name] = MergeTree(order, parent, np.ones_like(order), narrowest[name], blocks)
-        splits = height[np.arange(len(height)) % (len(height) // blocks) > 0]
-        heights[name] = (splits / max(splits.sum(), 1e-300)).round(6).tolist()
+        heights[name] = _shares(height.reshape(blocks, -1)[:, 1:])
         start += blocks
     return result, heights
 

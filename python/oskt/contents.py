@@ -64,6 +64,7 @@ class Contents:
             "blocks": {name: partition.blocks for name, partition in self.partitions.items()},
             "narrowest": {name: tree.narrowest for name, tree in self.trees.items()},
             "measured": {name: tree.measured for name, tree in self.trees.items()},
+            "merges": {name: tree.merges for name, tree in self.trees.items()},
             "absent": self.absent,
             "meta": self.meta,
         }
@@ -81,9 +82,12 @@ class Contents:
                 for field in _fields(name in narrowest)
             }
             if name in narrowest:
-                measured = tuple(header["measured"][name])
                 partitions[name] = MergeTree(
-                    **arrays, narrowest=narrowest[name], blocks=blocks, measured=measured
+                    **arrays,
+                    narrowest=narrowest[name],
+                    blocks=blocks,
+                    measured=tuple(header["measured"][name]),
+                    merges=header["merges"][name],
                 )
             else:
                 partitions[name] = Clustering(**arrays, blocks=blocks)

@@ -312,7 +312,7 @@ class _Demo:
             Group(
                 name,
                 tuple(int(n) for n in np.bincount(tree.cut(tree.narrowest).labels)),
-                merge_costs=tuple(reversed(chain.meta["clustering"]["heights"][name])),
+                merge_costs=tuple(reversed(chain.meta["clustering"]["adds"][name])),
             )
             for name, tree in trees.items()
         )

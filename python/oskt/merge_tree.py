@@ -44,6 +44,7 @@ class MergeTree:
     narrowest: int = 1
     blocks: int = 1
     measured: tuple[int, ...] = ()
+    merges: bool = True
 
     def __post_init__(self) -> None:
         lengths = {len(self.order), len(self.parent), len(self.sizes)}
@@ -140,6 +141,7 @@ class MergeTree:
             min(self.narrowest, n),
             self.blocks,
             tuple(width for width in self.measured if width < n),
+            self.merges,
         )
 
     def _channels(self, n: int) -> NDArray[np.int64]:

@@ -17,19 +17,18 @@ from oskt.chain import VECTORS, WEIGHTS, WeightChain
 from oskt.widths import round_width
 from oskt_ext import ExpansionPlan
 
-# A grid of widths keeps the number of layer shapes finite: oneDNN compiles a kernel for each, which
-# takes longer than running it, and keeps 1024 unless it is told otherwise before its first one.
-_LEVELS = 8
+# oneDNN compiles a kernel for every shape of a layer, which takes longer than running it, and keeps
+# 1024 of them unless it is told otherwise before the first.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
 class NestedModel(nn.Module):
     """A teacher and, in every step, students merged from its own weights: the sandwich rule.
 
-    There is no tensor but the teacher's: a student's rows are means and its columns sums over the
-    clusters at its cut, one differentiable operator call, so that its gradient trains the
-    teacher's weights. Each step runs full width, the narrowest width, and `random_widths` widths
-    drawn between the two, so that students of non-uniform width are trained too.
+    There is no tensor but the teacher's: a student's weights are read from them (the channels that
+    it has, or means of rows and sums of columns over its clusters) by one differentiable operator
+    call, so that its gradient trains the teacher's weights. Each step runs full width, the
+    narrowest width, and `random_widths` widths drawn between the two.
 
     Args:
         teacher: the module that the chain was made from; trained in place.
@@ -37,8 +36,8 @@ class NestedModel(nn.Module):
         random_widths: students per step beside the narrowest, >= 0.
 
     Source: the sandwich rule is of universally slimmable networks (Yu & Huang 2019, section 3.2);
-    differences: nested clusters in place of leading channels, and no norm statistics of students
-    in training but the narrowest's.
+    differences: channels in the order of their importance or nested clusters in place of leading
+    channels, and no norm statistics of students in training but the narrowest's.
     """
 
     def __init__(self, teacher: nn.Module, chain: WeightChain, random_widths: int = 1) -> None:
@@ -56,6 +55,8 @@ class NestedModel(nn.Module):
         self._chain = chain
         self.teacher = teacher
         self.random_widths = random_widths
+        shares = [n / chain.groups[group] for group, n in chain.widths.items()]
+        self._lowest = min(7, max(1, int(8 * min(shares, default=1.0))))
         self.layouts = chain.coupling.layouts_of(WEIGHTS + VECTORS)
         self.plan = self.plan_of(chain.widths)
         student = chain.student(widths=chain.widths).train()
@@ -78,19 +79,18 @@ class NestedModel(nn.Module):
     def draw_widths(self) -> dict[str, int]:
         """Widths of a random student, from torch's CPU generator.
 
-        A coin decides between one share for all groups and a share for every group; a share is
-        the narrowest width plus so many eighths of the rest.
+        A coin decides between one share for all groups and a share for every group. A share is
+        a number of eighths: few values, so that each is trained often (and 1/4, 1/2, 3/4, which
+        people ask for, are among them).
         """
         chain = self._chain
         free = chain.coupling.free
         per_group = bool(torch.randint(2, ()))
-        eighths = torch.randint(_LEVELS, (len(free),) if per_group else (1,)).expand(len(free))
-        drawn = {}
-        for (name, group), eighth in zip(free.items(), eighths.tolist()):
-            least = chain.widths[name]
-            share = least / group.size
-            drawn[name] = round_width(group, share + (1 - share) * eighth / _LEVELS, least)
-        return drawn
+        eighths = torch.randint(self._lowest, 8, (len(free),) if per_group else (1,))
+        return {
+            name: round_width(group, eighth / 8, chain.widths[name])
+            for (name, group), eighth in zip(free.items(), eighths.expand(len(free)).tolist())
+        }
 
     def forward(self, images: Tensor) -> tuple[object, ...]:
         """The outputs of the teacher, of the narrowest student, and of the random ones."""

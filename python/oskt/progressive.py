@@ -119,7 +119,7 @@ def _parts(
             arrays = {n: array for n, array in arrays.items() if not n.startswith("plain.")}
             arrays["weights"] = lacking(level, widths)
         widths = {name: group.size for name, group in level.coupling.free.items()}
-        about = {name: header[name] for name in ("narrowest", "measured")}
+        about = {name: header[name] for name in ("narrowest", "measured", "merges")}
         yield {"widths": widths, **about}, arrays
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def student(
     Clustering: rows are copied, columns summed over blocks, vectors averaged: with norm
     "interpolate" over a copy's own block (published), with "exact" over its whole cluster.
     Statistics are copied like rows. MergeTree: columns are summed over the clusters at the cut,
-    all else averaged; `norm` says nothing.
+    all else averaged, or the channel that a cluster keeps is read alone; `norm` says nothing.
     """
     if norm not in ("interpolate", "exact"):
         raise ValueError(
@@ -129,13 +129,21 @@ def tied(
     widths: Mapping[str, int],
     layouts: Sequence[TensorLayout],
 ) -> list[Item]:
-    """Nested chain -> network of full width in which the members of every cluster at the cut are
-    equal (means of rows, vectors and statistics): it computes what the student computes."""
+    """Nested chain -> network of full width that computes what the student computes: the members
+    of every cluster at the cut are equal (means of rows, vectors and statistics) or, where
+    clusters do not merge, the channels that the student lacks are zero."""
 
     def of(tree: MergeTree, n: int) -> GroupReading:
-        labels, merged = tree.cut(n).labels, _merged(tree, n)
-        mean = merged.vector.take(labels)
-        return GroupReading(mean, Reading.identity(tree.rows), mean, merged.statistic.take(labels))
+        student, labels = _merged(tree, n), tree.cut(n).labels
+        if tree.merges:
+            mean = student.vector.take(labels)
+            same = Reading.identity(tree.rows)
+            return GroupReading(mean, same, mean, student.statistic.take(labels))
+        has = np.isin(np.arange(tree.rows), tree.kept(n)).astype(float)
+        own = Reading(np.arange(tree.rows + 1), np.arange(tree.rows), has, tree.rows)
+        statistic = student.statistic.take(labels)
+        statistic = replace(statistic, weight=statistic.weight * has[statistic.entry])
+        return GroupReading(own, own, own, statistic)
 
     return _items(coupling, partitions, widths, of, layouts)
 
@@ -145,24 +153,39 @@ def statistic(tree: MergeTree, n: int) -> Reading:
 
     Linear in n between the nearest measured widths below and above: from below a cluster takes
     its parent's numbers, from above the mean of its parts; under the lowest, from above alone.
+    Where clusters do not merge, a channel's numbers are its own, and those of a channel that the
+    width below lacks come from above alone.
     """
     grid = (*tree.measured, tree.rows)
     starts = np.concatenate([[0], np.cumsum(grid)])
     above = next(i for i, width in enumerate(grid) if width >= n)
-    fine = grid[above]
-    blend = 1.0 if above == 0 or fine == n else (n - grid[above - 1]) / (fine - grid[above - 1])
-    members = np.bincount(tree.cut(fine).labels, tree.shares())
-    entry = tree.coarsened(fine, n)
-    weight = blend * members / np.bincount(entry, members)[entry]
-    index = starts[above] + np.arange(fine)
+    fine, coarse = grid[above], grid[max(0, above - 1)]
+    blend = 1.0 if above == 0 or fine == n else (n - coarse) / (fine - coarse)
+    if tree.merges:
+        members = np.bincount(tree.cut(fine).labels, tree.shares())
+        entry, index = tree.coarsened(fine, n), np.arange(fine)
+        weight = blend * members / np.bincount(entry, members)[entry]
+        below, parents = np.arange(n), tree.coarsened(n, coarse) if blend < 1 else entry[:0]
+    else:
+        channels = tree.kept(n)
+        entry, index = np.arange(n), np.searchsorted(tree.kept(fine), channels)
+        below = np.flatnonzero(np.isin(channels, tree.kept(coarse))) if blend < 1 else entry[:0]
+        parents = np.arange(len(below))
+        weight = np.ones(n)
+        weight[below] = blend
     if blend < 1:
-        index = np.concatenate([index, starts[above - 1] + tree.coarsened(n, grid[above - 1])])
-        weight = np.concatenate([weight, np.full(n, 1 - blend)])
-        entry = np.concatenate([entry, np.arange(n)])
+        entry = np.concatenate([entry, below])
+        index = np.concatenate([starts[above] + index, starts[above - 1] + parents])
+        weight = np.concatenate([weight, np.full(len(below), 1 - blend)])
+    else:
+        index = starts[above] + index
     return Reading.of(entry, index, weight, int(starts[-1]))
 
 
 def _merged(tree: MergeTree, n: int) -> GroupReading:
+    if not tree.merges:
+        one = Reading.select(tree.kept(n), tree.rows)
+        return GroupReading(one, one, one, statistic(tree, n))
     labels = tree.cut(n).labels
     mean = Reading.mean(labels, tree.shares())
     return GroupReading(mean, Reading.sum(labels), mean, statistic(tree, n))

@@ -145,24 +145,33 @@ def _relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Ten
     for x, y, axes in zip(_run(wide, inputs, forms), base, chain.coupling.outputs[-len(base) :]):
         for dim, axis in enumerate(axes):
             if axis:
-                y = y.index_select(dim, _repeats(chain, sizes, axis))
+                seen, repeated = _repeats(chain, sizes, axis)
+                x, y = x.index_select(dim, seen), y.index_select(dim, repeated)
         if not y.numel():
             continue
         worst = max(worst, float((x - y).abs().max() / y.abs().max().clamp_min(1e-300)))
     return worst
 
 
-def _repeats(chain: WeightChain, sizes: Mapping[str, int], axis: AxisRuns) -> Tensor:
-    """For every entry of the wide network's axis, the entry of the narrow one's that it repeats."""
-    parts, start = [], 0
+def _repeats(chain: WeightChain, sizes: Mapping[str, int], axis: AxisRuns) -> tuple[Tensor, Tensor]:
+    """Entries of the wide network's axis, and the entry of the narrow one's that each repeats."""
+    seen, repeated, wide, narrow = [], [], 0, 0
     for group, area in axis:
-        partition = chain.partitions.get(group)
+        size = chain.coupling.groups[group].size
+        partition, own = chain.partitions.get(group), np.arange(size)
         if partition is None:
-            rows = np.arange(chain.coupling.groups[group].size)
-        elif isinstance(partition, MergeTree):
+            rows = own
+        elif not isinstance(partition, MergeTree):
+            rows = cut(partition, sizes[group]).rows
+            own = np.arange(len(rows))
+        elif partition.merges:
             rows = partition.cut(sizes[group]).labels
         else:
-            rows = cut(partition, sizes[group]).rows
-        parts.append((rows[:, None] * area + np.arange(area)).ravel() + start)
-        start += (int(rows.max()) + 1) * area
-    return torch.from_numpy(np.concatenate(parts))
+            own = partition.kept(sizes[group])
+            rows = np.arange(len(own))
+        places = np.arange(area)
+        seen.append((own[:, None] * area + places).ravel() + wide)
+        repeated.append((rows[:, None] * area + places).ravel() + narrow)
+        wide += (sizes[group] if isinstance(partition, Clustering) else size) * area
+        narrow += (int(rows.max()) + 1) * area
+    return torch.from_numpy(np.concatenate(seen)), torch.from_numpy(np.concatenate(repeated))

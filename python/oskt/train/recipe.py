@@ -282,6 +282,7 @@ _NESTED: dict[str, Any] = {
     "alpha": 0.0,
     "distill": 4.0,
     "similarity": 10.0,
+    "teacher_loss": 3.0,
     "random_widths": 1,
 }
 # Small drawn pedestrians and few steps: a high rate is what matters (DESIGN, section 3).
