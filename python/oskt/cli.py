@@ -158,7 +158,7 @@ def refine(
         bool, typer.Option(help="keep the classifier in the file, for fine-tuning on this data")
     ] = True,
 ) -> None:
-    """Cluster a teacher and train teacher and chain together; writes OUT/chain.safetensors."""
+    """Make a chain of a teacher and train the two together; writes OUT/chain.safetensors."""
     folder = _open(data, recipe, run)
     model, _ = students.load_model(teacher)
     batches = folder.training(recipe)

@@ -26,7 +26,6 @@ from oskt.checkpoint import file_hash, load_state, provenance
 from oskt.console import Presenter
 from oskt.data import contact_sheet, make_pedestrians
 from oskt.evaluate import Evaluation, ranking_lists, spread_queries
-from oskt.merge_tree import MergeTree
 from oskt.pipeline import ReIDData, example_images
 from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
 from oskt.train import RECIPES, Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
@@ -118,7 +117,7 @@ class _Demo:
             self.draw_data()
         with stage("Train the teacher"):
             teacher = self.train("teacher", "teacher", scale.teacher, self.fresh_teacher)
-        with stage("Build merge trees of its channels; train the nested chain: all sizes at once"):
+        with stage("Order its channels; train the nested chain: all sizes at once"):
             nested = self.refine("nested", scale.nested)
         with stage("Train the published chain for as many steps, to compare"):
             published = self.refine("published", scale.published)
@@ -138,7 +137,7 @@ class _Demo:
             for label in scale.scratch:
                 self.scratch(nested, label)
         with stage("Write the report"):
-            report = write_report(self.out, self.report_data(nested))
+            report = write_report(self.out, self.report_data(nested, published))
         self.present.summary(
             self.rows, {"Report": report, "Chain": self.out / "nested" / "chain.safetensors"}
         )
@@ -205,7 +204,7 @@ class _Demo:
                 parent=file_hash(parent),
             )  # fmt: skip
             self.present.say(
-                f"{len(chain.groups)} channel groups traced, checked and clustered in "
+                f"{len(chain.groups)} channel groups traced, checked and grouped in "
                 f"{time.perf_counter() - start:.1f} s"
             )
             refine_chain(
@@ -215,7 +214,7 @@ class _Demo:
         chain = WeightChain.load(path)
         _same(self.out, folder, chain.meta.get("recipe"), recipe.to_dict())
         identity = {
-            "nested": "students compute what the full network with equal channels computes",
+            "nested": "students compute what the full network without the other channels computes",
             "oskt": "exact students of every width equal the S-Student",
         }[chain.kind]
         self.present.say(
@@ -303,18 +302,18 @@ class _Demo:
 
     # -- report ---------------------------------------------------------------------------------
 
-    def report_data(self, chain: WeightChain) -> ReportData:
+    def report_data(self, nested: WeightChain, published: WeightChain) -> ReportData:
         runs = ["teacher", "nested", "published"]
         runs += [f"finetune-{_slug(label)}" for label in self.scale.finetuned]
         runs += [f"scratch-{_slug(label)}" for label in self.scale.scratch]
-        trees = {n: tree for n, tree in chain.partitions.items() if isinstance(tree, MergeTree)}
         groups = tuple(
             Group(
                 name,
-                tuple(int(n) for n in np.bincount(tree.cut(tree.narrowest).labels)),
-                merge_costs=tuple(reversed(chain.meta["clustering"]["adds"][name])),
+                tuple(int(n) for n in np.bincount(clustering.labels)),
+                published.meta["clustering"]["loss"].get(name),
+                tuple(reversed(nested.meta["clustering"]["adds"][name])),
             )
-            for name, tree in trees.items()
+            for name, clustering in published.clusterings.items()
         )
         return ReportData(
             title="One teacher, students of every size",
@@ -353,7 +352,7 @@ class _Demo:
                 "from scratch, per size": self.data.steps(scale.nested)
                 + self.data.steps(scale.student),
             },
-            "At once": "merged from the nested chain, norm statistics measured on 512 training "
+            "At once": "read from the nested chain, norm statistics measured on 512 training "
             "images without labels, no step of training; Published: expanded from a chain of the "
             "published kind",
             "Nested chain": f"narrowest width {scale.chain_width}, "

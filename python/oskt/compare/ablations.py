@@ -72,8 +72,8 @@ VARIANTS = {
     "no refinement": Variant(_chain(lambda chain: replace(chain, recipe=None))),
     # A nested chain has no weights but the teacher's: without its loss nothing trains them.
     "no teacher loss": Variant(_recipe(teacher_loss=0.0), ("oskt-published",)),
-    "swapped metric": Variant(rows("published-cosine")),
+    "swapped metric": Variant(rows("published-cosine"), ("oskt-published",)),
     "norm folded in": Variant(rows("folded"), ("oskt-published",)),
-    "norm not folded in": Variant(rows("published"), ("nested",)),
     "k-means": Variant(method("kmeans"), ("oskt-published",)),
+    "Ward merge trees": Variant(method("ward"), ("nested",)),
 }  # fmt: skip

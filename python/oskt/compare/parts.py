@@ -66,7 +66,7 @@ class Chain:
     width: float
     recipe: RefineRecipe | None
     rows: str = "folded"
-    method: str = "kmeans"
+    method: str | None = None
 
 
 @dataclass(frozen=True)

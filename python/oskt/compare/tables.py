@@ -137,7 +137,7 @@ METRICS = {"Euclidean": "published", "cosine": "published-cosine", "norm folded 
 
 def metric(request: Request) -> Iterator[Cell]:
     """Table 8: by what rows are compared in clustering, for every architecture."""
-    methods = request.chosen("methods", ("oskt-published", "nested"))
+    methods = request.chosen("methods", ("oskt-published", "oskt"))
     labels = request.chosen("sizes", SIZES) if request.sizes else ["S1", "S2"]
     data, scale = request.single(), request.scale
     architectures = [name for name in scale.depths if name != "ResNet-101"]

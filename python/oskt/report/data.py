@@ -50,13 +50,14 @@ class Group:
         name: the group, named by its first writer.
         sizes: members of each cluster; their sum is the teacher's width N.
         inertia: share of the rows' variance that the clusters lose, 0..1; None if unknown.
-        merge_costs: cost of every merge of a merge tree, in the order of merging (N - 1 numbers).
+        costs: what each channel less costs, from N channels down to one (N - 1 numbers): of a
+            nested chain the importance of the channel that goes.
     """
 
     name: str
     sizes: tuple[int, ...]
     inertia: float | None = None
-    merge_costs: tuple[float, ...] = ()
+    costs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def load_report(folder: str | Path) -> ReportData:
         rows=read_rows(folder / ROWS_FILE),
         curves=rest["curves"],
         groups=tuple(
-            Group(g["name"], tuple(g["sizes"]), g["inertia"], tuple(g["merge_costs"]))
+            Group(g["name"], tuple(g["sizes"]), g["inertia"], tuple(g["costs"]))
             for g in rest["groups"]
         ),
         rankings=tuple(

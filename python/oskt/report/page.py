@@ -158,14 +158,14 @@ def _clusters(data: ReportData) -> str:
         else ""
     )
     figures = [figure(partial(plots.cluster_sizes, data.groups), caption)]
-    if any(group.merge_costs for group in data.groups):
-        caption = "A line that stays high lets many channels merge before anything is lost."
-        figures.append(figure(partial(plots.merge_costs, data.groups), caption))
+    if any(group.costs for group in data.groups):
+        caption = "A line that stays high lets many channels go before much is lost."
+        figures.append(figure(partial(plots.costs, data.groups), caption))
     lead = (
-        "Channels that must stay together form a group; within it, channels with alike weights "
-        "are merged into clusters. The clusters are the rows of the weight chain."
+        "Channels that must stay together form a group. A published chain merges those with alike "
+        "weights into clusters, its rows; a nested chain keeps the most important ones."
     )
-    return section("What was merged", lead, "".join(figures))
+    return section("Which channels go together", lead, "".join(figures))
 
 
 def _rankings(data: ReportData) -> str:

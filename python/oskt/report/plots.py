@@ -273,13 +273,13 @@ def cluster_sizes(groups: Sequence[Group], theme: Theme) -> Figure:
     return figure
 
 
-def merge_costs(groups: Sequence[Group], theme: Theme) -> Figure:
-    """What is left of the rows' variance while a merge tree goes from N clusters to one."""
-    trees = [group for group in groups if group.merge_costs]
+def costs(groups: Sequence[Group], theme: Theme) -> Figure:
+    """What is left of a group's importance while it goes from N channels to one."""
+    trees = [group for group in groups if group.costs]
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     axes = figure.subplots()
     for number, group in enumerate(trees):
-        costs = np.array(group.merge_costs)
+        costs = np.array(group.costs)
         kept = 1 - np.concatenate([[0], np.cumsum(costs)]) / max(costs.sum(), 1e-12)
         clusters = np.arange(len(costs) + 1, 0, -1) / (len(costs) + 1)
         colour = theme.colours(number / max(len(trees) - 1, 1))
@@ -292,13 +292,13 @@ def merge_costs(groups: Sequence[Group], theme: Theme) -> Figure:
             label=group.name if ends else None,
         )
     axes.set_xscale("log", base=2)
-    axes.set_xlim(100, 100 / max(len(group.merge_costs) + 1 for group in trees))
+    axes.set_xlim(100, 100 / max(len(group.costs) + 1 for group in trees))
     halves = [100 / 2**n for n in range(8)]
     axes.set_xticks(halves, ["all", *(f"1/{2**n}" for n in range(1, 8))])
     axes.set_ylim(-2, 103)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.tick_params(length=0)
-    axes.set_xlabel("Clusters left, as a share of the teacher's channels")
-    title_left(axes, "Variance kept, one line per channel group from input to output", theme)
+    axes.set_xlabel("Channels left, as a share of the teacher's")
+    title_left(axes, "Importance kept, one line per channel group from input to output", theme)
     axes.legend(loc="lower left")
     return figure
