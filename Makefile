@@ -27,7 +27,7 @@ demo: $(BUILT) ## run the whole pipeline on drawn pedestrians
 test: lint $(BUILT) ## lint, then the whole test suite
 	$(IN_VENV) python -m pytest $(ARGS)
 
-lint: $(READY) ## ruff, mypy, clang-format and README's tables, changing nothing
+lint: $(BUILT) ## ruff, mypy, clang-format and README's tables, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,6 +1,7 @@
 """Fill README.md's tables from stored rows: `python tools/readme.py`, or `--check` to compare.
 
 demo: docs/demo/rows.jsonl, copied from a demo folder by `python tools/readme.py --demo FOLDER`.
+sizes: docs/compare/sizes.jsonl, joined from folders of `oskt compare` by `--compare FOLDER...`.
 bench: bench/results/<machine>/*.json. cuda: bench/results/*/verified.json.
 """
 
@@ -11,30 +12,33 @@ import base64
 import json
 import re
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "docs" / "demo"
+COMPARE = ROOT / "docs" / "compare"
 RESULTS = ROOT / "bench" / "results"
+sys.path[:0] = [str(ROOT), str(ROOT / "python")]
 
 
 def demo_table() -> str:
-    """One line per network: at once, fine-tuned, from scratch."""
+    """One line per network: nested at once and fine-tuned, published at once, from scratch."""
     rows = [json.loads(line) for line in (DEMO / "rows.jsonl").read_text().splitlines()]
     facts = json.loads((DEMO / "facts.json").read_text())
     models = list(dict.fromkeys(row["model"] for row in rows))
     lines = [
-        "| network | parameters | MACs | at once | fine-tuned | from scratch |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| network | parameters | MACs | at once | fine-tuned | published, at once | scratch |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for model in models:
         own = {row["series"]: row for row in rows if row["model"] == model}
         first = next(iter(own.values()))
         scores = [
             f"{100 * own[s]['mAP']:.1f} / {100 * own[s]['rank1']:.1f}" if s in own else ""
-            for s in ("at_once", "finetuned", "scratch")
+            for s in ("at_once", "finetuned", "published", "scratch")
         ]
         if "teacher" in own:
             scores[0] = f"{100 * first['mAP']:.1f} / {100 * first['rank1']:.1f}"
@@ -62,6 +66,88 @@ def keep_demo(folder: Path) -> None:
     (DEMO / "facts.json").write_text(json.dumps(data.facts, indent=1) + "\n")
     light, _ = render(partial(trade_off, data.rows, "parameters"))
     (DEMO / "trade_off.png").write_bytes(base64.b64decode(light))
+
+
+def sizes_table() -> str:
+    """Every method at every size: at once, after equal steps, after equal time."""
+    from oskt.compare.cells import FULL_WIDTH
+    from oskt.compare.rows import read_rows
+    from oskt.compare.summary import AT_ONCE, costs, grids
+    from oskt.compare.verdicts import verdicts
+    from oskt.console import duration_text
+    from oskt.report.table import count_text
+
+    rows = read_rows(COMPARE / "sizes.jsonl")
+    by_budget = {grid.budget: grid for grid in grids(rows, "size")}
+    columns = by_budget["long"].columns
+    scores = {
+        (budget, line.method): {c: f"{score.first:.1f}" for c, score in line.scores.items()}
+        for budget, grid in by_budget.items()
+        for line in grid.lines
+    }
+    parameters = {
+        column: line.scores[column].parameters
+        for line in by_budget["long"].lines
+        if line.method in ("nested", "teacher")
+        for column in line.scores
+    }
+    heads = [
+        f"{'teacher' if c == FULL_WIDTH else c}<br>{count_text(parameters[c])}" for c in columns
+    ]
+    lines = [f"| mAP, % | {' | '.join(heads)} |", "|---" + "|---:" * len(columns) + "|"]
+    names = {line.method: line.name for line in by_budget["long"].lines}
+    blank: dict[str, str] = {}
+    for method in ("nested", "oskt"):
+        own = scores[AT_ONCE, method]
+        cells = [f"**{own[c]}**" if c in own else "" for c in columns]
+        lines.append(f"| **{names[method]}, at once** | " + " | ".join(cells) + " |")
+    for method in sorted(names, key=lambda m: m not in ("nested", "oskt")):
+        short, long = (scores.get((b, method), blank) for b in ("short", "long"))
+        cells = [
+            long.get(c, "") if c == FULL_WIDTH or c not in short else f"{short[c]} → {long[c]}"
+            for c in columns
+        ]
+        lines.append(f"| {names[method]} | " + " | ".join(cells) + " |")
+    spreads = [score.deviation or 0.0 for line in by_budget["long"].lines
+               for score in line.scores.values()]  # fmt: skip
+    spent = {(c.budget, c.method): c for c in costs(rows)}
+    ours = spent[AT_ONCE, "nested"].refinement
+    times = [c.students[1] + c.refinement[1] for (b, m), c in spent.items()
+             if b == "long" and m not in ("nested", "oskt", "oskt-published")]  # fmt: skip
+    epochs = {b: spent[b, "depgraph"].own_steps[1] for b in ("short", "long")}
+    seeds = len({row.seed for row in rows})
+    lines += [
+        "",
+        f"Cells of two numbers: after {epochs['short']} steps of a size's own training (six sizes "
+        f"take as many steps as one nested refinement) → after {epochs['long']} steps (six sizes "
+        f"take about its time: {duration_text(min(times))} to {duration_text(max(times))} against "
+        f"{duration_text(ours[1])}). Mean of {seeds} seeds; standard deviation "
+        f"{statistics.median(spreads):.1f} in the median, {max(spreads):.1f} at most.",
+        "",
+        *(f"- {sentence}" for sentence in verdicts("sizes", rows)),
+        "",
+        "Drawn pedestrians at 64x32, a bottleneck network of "
+        f"{count_text(max(parameters.values()))} parameters; {rows[0].machine}, "
+        f"{rows[0].threads} thread, commit {', '.join(sorted({row.commit[:10] for row in rows}))}.",
+    ]
+    return "\n".join(lines)
+
+
+def keep_compare(folders: list[Path]) -> None:
+    """Join the rows of several folders (seeds run side by side), and draw their picture."""
+    from functools import partial
+
+    from oskt.compare.pictures import size_plot
+    from oskt.compare.report import write_report
+    from oskt.compare.rows import read_rows, write_rows
+    from oskt.report.plots import render
+
+    COMPARE.mkdir(exist_ok=True)
+    rows = [row for folder in folders for row in read_rows(folder / "sizes.jsonl")]
+    write_rows(COMPARE / "sizes.jsonl", rows)
+    write_report(COMPARE, "sizes").unlink()  # the page is large; its text stays
+    light, _ = render(partial(size_plot, rows))
+    (COMPARE / "sizes.png").write_bytes(base64.b64decode(light))
 
 
 def suites() -> dict[str, dict[str, Any]]:
@@ -152,7 +238,10 @@ def cuda_text() -> str:
 
 
 def filled(text: str) -> str:
-    for name, make in (("demo", demo_table), ("bench", bench_table), ("cuda", cuda_text)):
+    tables = {
+        "demo": demo_table, "sizes": sizes_table, "bench": bench_table, "cuda": cuda_text
+    }  # fmt: skip
+    for name, make in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.S)
     return text
@@ -162,7 +251,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail if README.md is not up to date")
     parser.add_argument("--demo", type=Path, help="copy the rows of this demo folder first")
+    parser.add_argument("--compare", type=Path, nargs="+", help="join these folders' rows first")
     options = parser.parse_args()
+    if options.compare:
+        keep_compare(options.compare)
     if options.demo:
         keep_demo(options.demo)
     path = ROOT / "README.md"

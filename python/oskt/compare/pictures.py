@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from matplotlib.figure import Figure
+
 from oskt.compare.cells import FULL_WIDTH
 from oskt.compare.methods import METHODS, OURS, TITLES
 from oskt.compare.rows import Row
 from oskt.compare.summary import AT_ONCE, Grid, Line
+from oskt.compare.summary import grids as grids_of
 from oskt.report.methods import Series, against_size, before_after, convergence
 from oskt.report.page import figure, section
+from oskt.report.plots import Theme
 
 PLACES = {method: place for place, method in enumerate(reversed(METHODS))}  # ours come first
 
@@ -45,6 +49,14 @@ def pictures(rows: Sequence[Row], grids: Sequence[Grid]) -> list[str]:
         caption = f"The long training of {', '.join(sizes)} on its way, first seed."
         parts.append(figure(partial(convergence, curves, scores), caption))
     return [section("Pictures", "Up and to the left is better.", "".join(parts))] if parts else []
+
+
+def size_plot(rows: Sequence[Row], theme: Theme) -> Figure:
+    """Table 1 in one picture: every method after its long training, ours at once too."""
+    by_budget = {grid.budget: grid for grid in grids_of(rows, "size")}
+    grid = by_budget["long"]
+    series = _lines(grid, by_budget.get(AT_ONCE))
+    return against_size(series, "mAP", _teacher(grid), _sizes(grid), theme)
 
 
 def _lines(grid: Grid, at_once: Grid | None) -> list[Series]:
