@@ -165,16 +165,18 @@ SHOWN = {
     "expand": ("oskt", ["forward res50-s1", "forward res50-s3", "forward res50-s6",
                         "forward and backward res50-s3"]),
     "kmeans": ("ward+hartigan", ["gauss", "low-rank", "clustered"]),
+    "merge_trees": ("ours", ["gauss", "low-rank", "clustered"]),
     "refining_loss": ("oskt", ["both", "chain"]),
     "retrieval_metrics": ("ours", [""]),
-    "refine_step": ("", ["chain-8", "chain-16", "chain-32"]),
+    "refine_step": ("", ["chain-8", "chain-16", "chain-32", "nested-8"]),
 }  # fmt: skip
 WHAT = {
     "expand": "`expand`, ResNet-50 chain-8",
     "kmeans": "`kmeans`, 53 ResNet-50 convolutions, K = rows/8",
+    "merge_trees": "`merge_trees`, the same",
     "refining_loss": "`refining_loss`, ResNet-50",
     "retrieval_metrics": "`retrieval_metrics`, 3368 x 15913 x 512",
-    "refine_step": "joint refinement step, ResNet-50, batch 16, 256x128",
+    "refine_step": "refinement step, ResNet-50, batch 16, 256x128",
 }
 
 
