@@ -1,5 +1,6 @@
 """Model files: round trips, ties, and every way a file can be wrong."""
 
+import errno
 import hashlib
 import json
 import os
@@ -120,10 +121,11 @@ def test_meta_must_be_json(tmp_path):
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        OSError, match=r"^\[Errno \d+\] write: .* must be writable .* another folder"
-    ):
+    with pytest.raises(OSError, match=r"^write: .* must be writable .* another folder") as failed:
         write_atomic(tmp_path / "file" / "x", b"data")
+    assert failed.value.errno in (errno.EEXIST, errno.ENOTDIR)
+    with pytest.raises(FileNotFoundError, match="which is a folder"):
+        load_state(tmp_path)
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path):

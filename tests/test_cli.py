@@ -157,11 +157,50 @@ def test_errors_are_one_line_without_a_traceback(arguments, message, monkeypatch
     assert message in error
 
 
+def test_an_error_is_printed_as_it_is(monkeypatch, capsys):
+    """One line however long, and brackets are no markup."""
+    message = "load: path must be a file, got [nan] in '/[/x]'. " + "Choose another. " * 10
+
+    def fails():
+        raise ValueError(message)
+
+    monkeypatch.setattr("oskt.cli.app", fails)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
 def test_more_bad_input(work, tmp_path):
     chain = work / "refine" / "chain.safetensors"
     for arguments, message in [
         (["expand", chain, "--group", "conv1", "--out", "x"], "--group must be NAME=CHANNELS"),
         (["expand", chain, "--width", "2", "--out", "x"], r"width must be in \(0, 1\]"),
+        (
+            [
+                "evaluate",
+                work / "teacher" / "teacher.safetensors",
+                "--data",
+                work / "data",
+                "--device",
+                "gpu",
+            ],
+            "device must be cpu or a GPU that is here, got 'gpu'",
+        ),
+        ([*refine(work, tmp_path / "y"), "--steps", "a"], "--steps must be whole numbers with"),
+        ([*refine(work, tmp_path / "y"), "--evaluate-every", "0"], "evaluate_every must be >= 1"),
+        (
+            [
+                "teacher",
+                "--data",
+                work / "data",
+                "--out",
+                tmp_path / "y",
+                *SMALL,
+                "--multipliers",
+                "2,4",
+            ],
+            r"ResNet: multipliers must be 3 numbers >= 1, got \(2, 4\)",
+        ),
         ([*refine(work, tmp_path / "y"), "--recipe", "bot"], "--recipe must be a RefineRecipe"),
         ([*refine(work, tmp_path / "y"), "--alpha", "-1"], "recipe: alpha must be >= 0"),
         (["evaluate", chain, "--data", work / "data"], "must have format 'oskt-model/1'"),

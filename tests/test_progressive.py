@@ -290,6 +290,16 @@ def test_edited_headers(data, place, message):
         read(bytes(edited))
 
 
+def test_a_damaged_length_reads_no_more_than_there_is(data, tmp_path):
+    start = len(part_file.MAGIC)
+    for length in (2**40, 2**64 - 1):
+        edited = data[:start] + length.to_bytes(8, "little") + data[start + 8 :]
+        (tmp_path / "chain").write_bytes(edited)
+        for source in (edited, tmp_path / "chain"):
+            with pytest.raises(ValueError, match="must hold at least its header"):
+                read(source)
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_edited_parts(data, number):
     part = outline(data)[number]
@@ -435,7 +445,7 @@ def test_pack_expand_info(chain, data, tmp_path):
     assert np.array_equal(weight, arrays.weights[: weight.size])
     run("pack", tmp_path / "chain", "--out", tmp_path / "two", "--widths", "0.25,1", "--half")
     assert len(outline(tmp_path / "two")) == 2
-    with pytest.raises(ValueError, match="--widths must be shares with commas between, got '1/4'"):
+    with pytest.raises(ValueError, match="--widths must be numbers with commas between, got '1/4'"):
         run("pack", tmp_path / "chain", "--out", tmp_path / "no", "--widths", "1/4")
 
 

@@ -10,17 +10,25 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from oskt import interop, models, progressive, students
 from oskt.chain import WeightChain
-from oskt.checkpoint import file_hash, provenance, save_model
+from oskt.checkpoint import file_hash, provenance, save_model, write_atomic
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
-from oskt.flags import RunOptions, training_flags
+from oskt.flags import RunOptions, numbers, training_flags
 from oskt.part_file import Part, PartFile, is_part_file
 from oskt.pipeline import ReIDData, example_images
 from oskt.pretrained import load_pretrained
-from oskt.train import Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
+from oskt.train import (
+    Recipe,
+    RefineRecipe,
+    World,
+    finetune_student,
+    refine_chain,
+    train_teacher,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +45,7 @@ Data = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="folder of this run; made if absent")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one")]
-console = Console()
+console = Console(markup=False)  # a path may hold brackets
 
 
 @app.command()
@@ -124,8 +132,8 @@ def teacher(
     batches = folder.training(recipe)
     torch.manual_seed(recipe.seed)
     model = models.ResNet(
-        depth, in_planes, _ints(multipliers), batches.num_classes,
-        layers=_ints(layers) if layers else None, pooling=pooling,
+        depth, in_planes, numbers("--multipliers", multipliers, int, "2,4,8"), batches.num_classes,
+        layers=numbers("--layers", layers, int, "2,2,2,2") if layers else None, pooling=pooling,
     )  # fmt: skip
     if pretrained is not None:
         console.print(load_pretrained(model, pretrained, min_coverage=min_coverage))
@@ -145,7 +153,10 @@ def refine(
         float, typer.Option(help="narrowest width that is trained, as a share of the teacher's")
     ] = 0.125,
     rows: Annotated[
-        Literal["folded", "published"], typer.Option(help="what is clustered; see clustering.py")
+        Literal["folded", "published"],
+        typer.Option(
+            help="rows that clusters compare: with the norm folded in, or raw as published"
+        ),
     ] = "folded",
     method: Annotated[
         Literal["kmeans", "ward", "random", "importance"] | None,
@@ -177,7 +188,9 @@ def refine(
 
 @app.command()
 def expand(
-    chain: Annotated[Path, typer.Argument(help="chain file of `oskt refine` or `oskt import`")],
+    chain: Annotated[
+        Path, typer.Argument(help="chain file of `oskt refine`, `oskt pack` or `oskt import`")
+    ],
     out: Annotated[Path, typer.Option(help="model file to write")],
     width: Annotated[float | None, typer.Option(help="share of the teacher's channels")] = None,
     preset: Annotated[
@@ -189,16 +202,23 @@ def expand(
         list[str] | None, typer.Option(help="NAME=CHANNELS of one channel group; repeatable")
     ] = None,
     norm: Annotated[
-        Literal["interpolate", "exact"], typer.Option(help="how norm vectors follow the width")
+        Literal["interpolate", "exact"],
+        typer.Option(
+            help="norm vectors of a published chain: towards the teacher's as width grows, or such "
+            "that every width computes the same as the narrowest"
+        ),
     ] = "interpolate",
     recalibrate: Annotated[
-        str | None, typer.Option(help="data set whose images measure norm statistics")
+        str | None,
+        typer.Option(
+            help="data set whose training images, without labels, measure norm statistics"
+        ),
     ] = None,
     height: Annotated[
-        int | None, typer.Option(help="of those images, pixels; default as trained")
+        int | None, typer.Option(min=1, help="of those images, pixels; default as trained")
     ] = None,
     image_width: Annotated[
-        int | None, typer.Option(help="of those images, pixels; default as trained")
+        int | None, typer.Option(min=1, help="of those images, pixels; default as trained")
     ] = None,
     device: Device = None,
 ) -> None:
@@ -228,10 +248,16 @@ def pack(
     ] = "0.125,0.25,0.5,1",
     half: Annotated[bool, typer.Option("--half", help="store in float16")] = False,
 ) -> None:
-    """Write a nested chain so that its first bytes are a small student and later ones widen it."""
+    """Write a nested chain so that its first bytes are a small student and later ones widen it.
+
+    Every command that takes a chain takes this file too, and its first bytes alone up to the end
+    of a part: send those first, the rest later. `oskt info` lists the parts again.
+    """
     source = WeightChain.load(chain)
     dtype = "float16" if half else None
-    parts = progressive.write(source, out, _shares(widths), dtype=dtype)
+    parts = progressive.write(
+        source, out, numbers("pack: --widths", widths, float, "0.25,0.5,1"), dtype=dtype
+    )
     console.print(_parts_table(source, parts))
 
 
@@ -259,8 +285,8 @@ def finetune(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="model file: teacher or student")],
     data: Data,
-    height: Annotated[int | None, typer.Option(help="pixels; default as trained")] = None,
-    width: Annotated[int | None, typer.Option(help="pixels; default as trained")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="pixels; default as trained")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="pixels; default as trained")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored image")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="also write scores")] = None,
     device: Device = None,
@@ -273,7 +299,7 @@ def evaluate(
     images = read_data(data)
     typer.echo(f"data: {images.root}: {images.title}")
     result = score(
-        network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        network.to(World.from_environment(device).device),
         images,
         height=height or trained.get("height", 256),
         width=width or trained.get("width", 128),
@@ -283,7 +309,7 @@ def evaluate(
     if json_out is not None:
         scores = {"mAP": result.mAP, "mINP": result.mINP, "cmc": result.cmc}
         source = {"model": str(model), "data": images.title, **provenance()}
-        json_out.write_text(json.dumps({**scores, **source}, indent=1))
+        write_atomic(json_out, json.dumps({**scores, **source}, indent=1).encode())
 
 
 @app.command()
@@ -423,10 +449,6 @@ def _student_meta(student: torch.nn.Module, chain: Path) -> dict[str, object]:
     return {"spec": spec, "widths": students.widths_of(student), "parent": file_hash(chain)}
 
 
-def _ints(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def _seeds(text: str | None) -> list[int] | None:
     names = _names(text)
     if names and not all(name.isdigit() for name in names):
@@ -447,15 +469,6 @@ def _data_set(text: str) -> tuple[str, str]:
     return name, path
 
 
-def _shares(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"pack: --widths must be shares with commas between, got {text!r}. Example: 0.25,0.5,1."
-        ) from None
-
-
 def _assignment(text: str) -> tuple[str, int]:
     name, _, channels = text.partition("=")
     if not channels.isdigit():
@@ -467,11 +480,12 @@ def _assignment(text: str) -> tuple[str, int]:
 
 def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""
+    errors = Console(stderr=True, soft_wrap=True)
     try:
         app()
     except KeyboardInterrupt as stopped:
-        Console(stderr=True).print(str(stopped) or "stopped", highlight=False)
+        errors.print(escape(str(stopped)) or "stopped", highlight=False)
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError, TypeError, ImportError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
 from oskt.train import RECIPES, Recipe
+
+Number = TypeVar("Number", int, float)
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -102,5 +104,16 @@ def _recipe(name: str, kind: type[Recipe], chosen: dict[str, Any]) -> Recipe:
         )
     changes = {field: value for field, value in chosen.items() if value is not None}
     if isinstance(changes.get("steps"), str):
-        changes["steps"] = tuple(int(s) for s in changes["steps"].split(",") if s.strip())
+        changes["steps"] = tuple(numbers("--steps", changes["steps"], int, "40,70"))
     return replace(RECIPES[name], **changes)
+
+
+def numbers(flag: str, text: str, kind: type[Number], example: str) -> list[Number]:
+    """The numbers of a flag, with commas between; none of an empty text."""
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(
+            f"{flag} must be {what} with commas between, got {text!r}. Example: {example}."
+        ) from None

@@ -49,7 +49,7 @@ class JointModel(nn.Module):
         if chain.kind != "oskt":
             raise ValueError(
                 f"JointModel: chain must be of kind 'oskt', got {chain.kind!r}. "
-                "Nested chains are trained by a NestedRecipe, such as demo-nested."
+                "Nested chains are trained by oskt.nested.NestedModel; recipes have chain='nested'."
             )
         coupling = chain.coupling
         self._chain = chain

@@ -189,7 +189,7 @@ class PartFile:
             return self.source[start:end]
         with open(self.source, "rb") as file:
             file.seek(start)
-            return file.read(end - start)
+            return file.read(min(end, self.size) - start)  # a damaged length may be anything
 
 
 def extend(path: str | Path, more: bytes) -> list[Part]:

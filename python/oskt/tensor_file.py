@@ -74,8 +74,9 @@ def read(
     """
     path = Path(path)
     if not path.is_file():
+        why = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"load: path must be an {kind} file, got '{path}', which does not exist. "
+            f"load: path must be an {kind} file, got '{path}', which {why}. "
             "Give a .safetensors file that oskt wrote."
         )
     try:
@@ -157,11 +158,12 @@ def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         kept = "The previous file is unchanged. " if path.is_file() else ""
-        raise OSError(
-            error.errno,
+        failed = type(error)(
             f"write: '{path}' must be writable with {len(data) / 1e6:.1f} MB free, got "
-            f"'{error.strerror or error}'. {kept}Free space or choose another folder.",
-        ) from None
+            f"'{error.strerror or error}'. {kept}Free space or choose another folder."
+        )
+        failed.errno = error.errno  # given to the constructor it would stand before the message
+        raise failed from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -103,7 +103,17 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"ResNet: pooling must be 'avg' or 'gem', got {pooling!r}. Choose one of the two."
             )
+        if in_planes < 1:
+            raise ValueError(
+                f"ResNet: in_planes must be >= 1, got {in_planes}. 64 is the standard network."
+            )
         layers = tuple(layers or LAYERS[depth])
+        for name, given, count in (("multipliers", multipliers, 3), ("layers", layers, 4)):
+            if len(given) != count or min(given) < 1:
+                raise ValueError(
+                    f"ResNet: {name} must be {count} numbers >= 1, got {tuple(given)}. "
+                    f"Give one for every stage{' after the first' if count == 3 else ''}."
+                )
         self.spec = {
             "family": "resnet",
             "depth": depth,

@@ -187,7 +187,7 @@ def load_report(folder: str | Path) -> ReportData:
         rows=read_rows(folder / ROWS_FILE),
         curves=rest["curves"],
         groups=tuple(
-            Group(g["name"], tuple(g["sizes"]), g["inertia"], tuple(g["costs"]))
+            Group(g["name"], tuple(g["sizes"]), g["inertia"], tuple(g.get("costs", ())))
             for g in rest["groups"]
         ),
         rankings=tuple(

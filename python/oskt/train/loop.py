@@ -85,7 +85,7 @@ def fit(
 
     Raises:
         ValueError: out holds a run and resume is False; resume with another recipe, data, model
-            or number of processes; data that ends early.
+            or number of processes; data that ends early; evaluate_every or device out of range.
         OSError: out cannot be written or is too small, found before the first step.
         FloatingPointError: NaN or Inf; out/state.pt still holds the last good state.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state was saved.
@@ -111,6 +111,11 @@ def fit(
         >>> fit(Line(2, 1), Ones(), recipe, tempfile.mkdtemp(), tensorboard=False, device="cpu")
         {}
     """
+    if evaluate_every < 1:
+        raise ValueError(
+            f"fit: evaluate_every must be >= 1, got {evaluate_every}. "
+            "Give the number of epochs to score the last alone."
+        )
     out, world, steps = Path(out), World.from_environment(device), len(data)
     total = recipe.epochs * steps
     last = total if max_steps is None else min(max_steps, total)
@@ -139,7 +144,7 @@ def fit(
             if world.rank == 0:
                 state.save(replace(at, log_bytes=journal.length()))
         except OSError as error:
-            journal.say(f"The training state was NOT saved: {error.strerror}")
+            journal.say(f"The training state was NOT saved: {error}")
             return False
         return True
 

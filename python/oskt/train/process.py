@@ -34,6 +34,9 @@ class World:
         Args:
             device: None takes the GPU of the local rank if there is one, else the CPU.
 
+        Raises:
+            ValueError: a device that torch does not know, or a GPU that is not here.
+
         Example:
             >>> World.from_environment("cpu").size
             1
@@ -42,7 +45,18 @@ class World:
             local = int(os.environ.get("LOCAL_RANK", 0))
             device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        return World(rank, size, torch.device(device))
+        try:
+            chosen = torch.device(device)
+        except RuntimeError:
+            chosen = None
+        if chosen is None or (
+            chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
+        ):
+            raise ValueError(
+                f"World: device must be cpu or a GPU that is here, got '{device}'. "
+                "Leave it out to take the GPU if there is one."
+            )
+        return World(rank, size, chosen)
 
     def join(self) -> None:
         """Connect the processes (nccl on CUDA, gloo elsewhere) until they end; alone, nothing."""
