@@ -98,9 +98,9 @@ def test_verdicts_say_what_holds_and_what_does_not():
         )
     ]  # fmt: skip
     assert verdicts("ablation", ablated) == [
-        "Nested, ours, S1, at once: clusters against random ones +10.0 points.",
-        "OSKT, published, S1, long: clusters against random ones +15.0 points.",
-        "Nested, ours, S1, long: clusters against random ones +5.0 points.",
+        "Nested, ours, S1, at once: the order of channels against a random one +10.0 points.",
+        "OSKT, published, S1, long: the clustering against a random one +15.0 points.",
+        "Nested, ours, S1, long: the order of channels against a random one +5.0 points.",
     ]
     assert verdicts("depth", ROWS) == []
 

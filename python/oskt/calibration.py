@@ -31,8 +31,8 @@ def calibrate(
 
     Args:
         chain: of kind "nested".
-        images: called once per width: batches (B, 3, H, W), B >= 2, normalised as for training,
-            without augmentation or labels (see students.recalibrate).
+        images: called once per width: batches (B, 3, H, W), B >= 2, normalised and augmented as
+            in training, without labels (see ReIDData.unlabelled).
         shares: uniform widths to measure, ascending, in (0, 1); those below the narrowest that
             was trained are left out.
 

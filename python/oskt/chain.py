@@ -93,7 +93,7 @@ class WeightChain(Sizes):
         check: bool = True,
         parent: str = "",
     ) -> WeightChain:
-        """Make a chain of a teacher: cluster its channels, or build their merge trees.
+        """Make a chain of a teacher: cluster its channels, or nest them.
 
         Args:
             module: the teacher; any module that traces (see trace_coupling). Left untouched.
@@ -103,7 +103,7 @@ class WeightChain(Sizes):
                 a chain of kind "oskt" the chain's own width, of a nested one the narrowest that
                 `oskt.train.refine_chain` trains.
             widths: group -> channels, in place of or on top of `width`.
-            rows: what is clustered (see oskt.clustering).
+            rows: what is clustered (see oskt.clustering); importance does not read it.
             method, seed: how: "kmeans", "ward" or "random" (see cluster_channels); of a nested
                 chain "importance", "ward" or "random" (see nest_channels). Default: the first.
             check: check every group numerically (about two forwards in float64); groups that fail
@@ -170,9 +170,17 @@ class WeightChain(Sizes):
         partitions: Partitions,
         meta: Mapping[str, Any],
     ) -> WeightChain:
-        """The chain of given clusterings (a row is the mean of its members' raw rows) or trees."""
+        """The chain of given clusterings (a row is the mean of its members' raw rows) or trees.
+
+        Args:
+            module: the teacher, left untouched; its numbers are read.
+            coupling: its channel groups.
+            partitions: free group -> Clustering or MergeTree. Statistics measured at other widths
+                are forgotten: the module has those of full width alone.
+            meta: kind, spec and what else is known, JSON values.
+        """
         tensors = module.state_dict()
-        partitions = {  # the module's own statistics are those of full width alone
+        partitions = {
             name: replace(partition, measured=()) if isinstance(partition, MergeTree) else partition
             for name, partition in partitions.items()
         }
@@ -207,10 +215,13 @@ class WeightChain(Sizes):
             norm: "interpolate" (published): a copy's gamma, beta and biases are the mean over its
                 own block, so that width goes from the chain to the teacher; "exact": over its whole
                 cluster, so that every width computes the S-Student's function. A nested chain
-                has one way: the mean over the cluster.
+                has one way: as its rows are read.
 
         Returns:
             name -> tensor; views of one flat buffer (and copies of tensors that no group touches).
+
+        Raises:
+            ValueError: unknown group or norm, or a width out of range.
         """
         sizes = self.resolve(widths_=widths or {})
         items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
@@ -246,6 +257,9 @@ class WeightChain(Sizes):
 
         Returns:
             A module of the teacher's class in evaluation mode, with `widths` as an attribute.
+
+        Raises:
+            ValueError: a chain without a template, unknown norm, or see Sizes.resolve.
         """
         if self.template is None:
             raise ValueError(
@@ -263,8 +277,9 @@ class WeightChain(Sizes):
         return students.fill(module, tensors, self.absent).eval()
 
     def tied(self, widths: Mapping[str, int]) -> nn.Module:
-        """The full-width network, its channels equal within the clusters at a cut of a nested
-        chain: it computes what the student of these widths computes (see verify)."""
+        """The full-width network that computes what the student of these widths of a nested chain
+        computes (see verify): its channels equal within the clusters at the cut or, where clusters
+        do not merge, zero but for the student's."""
         sizes = self.resolve(widths_=widths)
         items = reading.tied(self.coupling, self.trees, sizes, self.layouts)
         return self._module(self._named(self._read(items), self.groups), self.groups)

@@ -1,4 +1,4 @@
-"""Which channels of a group go together: rows to cluster, clusterings and merge trees."""
+"""Which channels of a group go together, and which of them count most: clusterings, nestings."""
 
 from __future__ import annotations
 
@@ -44,6 +44,9 @@ def cluster_channels(
 
     Returns:
         group -> Clustering, and group -> share of the rows' variance that the clusters lose, 0..1.
+
+    Raises:
+        ValueError: unknown method or rows.
     """
     if method not in METHODS:
         raise ValueError(
@@ -95,8 +98,12 @@ def nest_channels(
         rows: of "ward": as for cluster_channels.
 
     Returns:
-        group -> MergeTree, and group -> what position 1, 2, ... adds, as a share of the whole,
-        [N - 1] per block: of the importance, or of the sum of squares that a split takes off.
+        group -> MergeTree, and group -> what position 1, 2, ... of each block adds, as a share of
+        all positions but the first: of the importance (of "random": of the numbers drawn), or of
+        the sum of squares that a split takes off.
+
+    Raises:
+        ValueError: unknown method or rows.
     """
     if method not in NESTINGS:
         raise ValueError(
@@ -125,7 +132,11 @@ def nest_channels(
 def _importance(
     coupling: Coupling, tensors: Mapping[str, Tensor], group: ChannelGroup
 ) -> NDArray[np.float64]:
-    """[N], mean relative squared norm of each channel over the tensors that hold it."""
+    """[N], mean relative squared norm of each channel over the weights and norms that hold it.
+
+    Not counted: biases, grouped convolutions, columns after a flatten, and axes that other groups
+    share. Where nothing is left, all channels count the same.
+    """
     parts = []
     for layout in coupling.layouts.values():
         for dim, runs in enumerate((layout.rows, layout.columns)):

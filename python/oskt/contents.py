@@ -35,7 +35,7 @@ class Contents:
 
     @property
     def trees(self) -> dict[str, MergeTree]:
-        """Free group -> its merge tree; empty for a chain of kind "oskt"."""
+        """Free group -> the nesting of its channels; empty for a chain of kind "oskt"."""
         return {n: p for n, p in self.partitions.items() if isinstance(p, MergeTree)}
 
     def mapped(self, convert: Callable[[Any], Any]) -> Contents:

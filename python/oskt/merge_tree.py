@@ -1,4 +1,4 @@
-"""Merge trees: every number of nested clusters of a channel group in one array of parents."""
+"""Merge trees: the nesting of a channel group's channels, of which every cut is a width."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class MergeTree:
     keeps the rest. So the cut at n needs the first n positions, position i keeps its channel
     order[i] in every wider cut, and a tree cut off at n is its first n parents.
 
+    Where clusters do not merge, a student has the channels order[:n] and nothing of the others:
+    the tree is that order, and every position but 0 has parent 0.
+
     Args:
         order: int64 [N], the channel that position i is once all have split.
         parent: int64 [N], parent[i] < i; -1 at 0.
@@ -28,6 +31,8 @@ class MergeTree:
         blocks: the group is this many equal stretches, none merged with another; the arrays then
             hold one tree after the other, each counting its positions and channels from 0.
         measured: widths, never falling, at which the chain holds norm statistics beside N.
+        merges: whether a student's channel is the merge of its cluster, or the one channel that
+            the cluster keeps.
 
     Raises:
         ValueError: arrays that are no tree.

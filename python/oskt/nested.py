@@ -23,7 +23,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
 class NestedModel(nn.Module):
-    """A teacher and, in every step, students merged from its own weights: the sandwich rule.
+    """A teacher and, in every step, students read from its own weights: the sandwich rule.
 
     There is no tensor but the teacher's: a student's weights are read from them (the channels that
     it has, or means of rows and sums of columns over its clusters) by one differentiable operator
@@ -34,6 +34,9 @@ class NestedModel(nn.Module):
         teacher: the module that the chain was made from; trained in place.
         chain: WeightChain.from_teacher(teacher, ..., kind="nested").
         random_widths: students per step beside the narrowest, >= 0.
+
+    Raises:
+        ValueError: a chain of kind "oskt", or one without all its weights.
 
     Source: the sandwich rule is of universally slimmable networks (Yu & Huang 2019, section 3.2);
     differences: channels in the order of their importance or nested clusters in place of leading

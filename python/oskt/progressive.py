@@ -44,7 +44,7 @@ def write(
         chain: of kind "nested", in float64, float32 or float16.
         path: target file.
         widths: share of the channels in every group for each part, ascending, in (0, 1]. Students
-            narrower than the first are merged from it; the last is the widest that there will be.
+            narrower than the first are read from it; the last is the widest that there will be.
         dtype: storage of weights and vectors, e.g. "float16"; default as they are.
         classifier: keep weights that only training needs (see WeightChain.save).
 

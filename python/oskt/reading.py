@@ -55,7 +55,7 @@ def student(
 
     def of(partition: Clustering | MergeTree, n: int) -> GroupReading:
         if isinstance(partition, MergeTree):
-            return _merged(partition, n)
+            return _of_tree(partition, n)
         copies = cut(partition, n)
         rows = Reading.identity(partition.size).take(copies.rows)
         columns = Reading.sum(copies.labels)
@@ -94,8 +94,8 @@ def truncation(
     its statistics those of the narrower measured widths."""
 
     def of(tree: MergeTree, n: int) -> GroupReading:
-        merged = _merged(tree, n)
-        own = merged.statistic
+        student = _of_tree(tree, n)
+        own = student.statistic
         narrower = sum(tree.truncated(n).measured)
         statistic = Reading.of(
             np.concatenate([np.arange(narrower), own.entry + narrower]),
@@ -103,7 +103,7 @@ def truncation(
             np.concatenate([np.ones(narrower), own.weight]),
             own.size,
         )
-        return GroupReading(merged.weight, merged.column, merged.vector, statistic)
+        return GroupReading(student.weight, student.column, student.vector, statistic)
 
     return _items(coupling, partitions, widths, of, layouts)
 
@@ -134,7 +134,7 @@ def tied(
     clusters do not merge, the channels that the student lacks are zero."""
 
     def of(tree: MergeTree, n: int) -> GroupReading:
-        student, labels = _merged(tree, n), tree.cut(n).labels
+        student, labels = _of_tree(tree, n), tree.cut(n).labels
         if tree.merges:
             mean = student.vector.take(labels)
             same = Reading.identity(tree.rows)
@@ -182,7 +182,8 @@ def statistic(tree: MergeTree, n: int) -> Reading:
     return Reading.of(entry, index, weight, int(starts[-1]))
 
 
-def _merged(tree: MergeTree, n: int) -> GroupReading:
+def _of_tree(tree: MergeTree, n: int) -> GroupReading:
+    """A nested chain's channels -> those of its student of width n."""
     if not tree.merges:
         one = Reading.select(tree.kept(n), tree.rows)
         return GroupReading(one, one, one, statistic(tree, n))

@@ -41,7 +41,7 @@ class Sizes:
 
     @property
     def trees(self) -> dict[str, MergeTree]:
-        """Free group -> its merge tree; empty for a chain of kind "oskt"."""
+        """Free group -> the nesting of its channels; empty for a chain of kind "oskt"."""
         return {g: p for g, p in self.partitions.items() if isinstance(p, MergeTree)}
 
     @property
@@ -81,6 +81,16 @@ class Sizes:
 
         Groups that a mapping does not name stay at chain width. A share below what exists gives
         the narrowest that does. A budget (params, macs or both) gives the largest share that fits.
+
+        Args:
+            width: share of the teacher's channels in every group, in (0, 1].
+            widths_: group -> channels.
+            preset: a key of oskt.presets.PRESETS, on the chain of a residual network.
+            params, macs: at most so many parameters and MACs per image (see costs).
+
+        Raises:
+            ValueError: none or several of these, a value out of range, an unknown name, or a budget
+                below the smallest student.
         """
         budget = None if params is None and macs is None else (params, macs)
         given = sum(x is not None for x in (width, widths_, preset, budget))
@@ -88,7 +98,7 @@ class Sizes:
         if given != 1:
             raise ValueError(
                 f"{name}: one of width, widths, preset and a budget must be given, got "
-                f"{given} of them. Example: chain.student(width=0.5)."
+                f"{given} of them. Example: width=0.5."
             )
         if budget is not None:
             return self._largest(params, macs)

@@ -170,7 +170,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Args:
         model: any module with batch norms; changed in place, its mode is kept.
-        batches: images (B, 3, H, W), B >= 2, normalised as for training, without augmentation.
+        batches: images (B, 3, H, W), B >= 2, normalised and augmented as in training.
 
     Returns:
         How many batches were read; 0 leaves the statistics alone.

@@ -16,7 +16,7 @@ class Row:
     """What was found for one cell.
 
     Args:
-        table, scenario, variant, method, size, budget, seed: labels of the cell (see tables.Cell).
+        table, scenario, variant, method, size, budget, seed: labels of the cell (see cells.Cell).
         key: digest of the cell and of all its settings; an equal one need not be found again.
         parameters, macs: of the backbone, at the image size of the scale.
         at_once: {"mAP": ..., "rank1": ...} or {"accuracy": ...}, shares, before any training of

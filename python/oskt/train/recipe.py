@@ -207,7 +207,7 @@ class RefineRecipe(Recipe):
             ("alpha", "alpha_ramp"),
             "Nothing rises to 0: give alpha a value, or take alpha_ramp 'constant'.",
         )
-        self._require(self.random_widths >= 0, "random_widths", ">= 0", "2 is usual.")
+        self._require(self.random_widths >= 0, "random_widths", ">= 0", "1 is usual.")
         nested = self.chain == "nested"
         self._agree(
             not (nested and self.alpha),
