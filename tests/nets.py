@@ -89,6 +89,16 @@ class Scaled(nn.Module):
         return self.out(torch.relu(x + self.map)).mean((2, 3))
 
 
+SMALL = torch.zeros(2, 3, 8, 8)
+CASES = {  # name -> (class, images that it takes)
+    "Mixed": (Mixed, SMALL),  # grouped, depthwise, concatenated, flattened
+    "Gate": (Gate, SMALL),
+    "SplitSum": (SplitSum, SMALL),
+    "Shared": (Shared, SMALL),
+    "Scaled": (Scaled, SMALL),
+}
+
+
 class Flipped(nn.Module):
     """Channels reversed: not known to the tracer, so it must freeze, never guess."""
 

@@ -24,20 +24,10 @@ HEAD = ("bottleneck.", "classifier.")
 SIZES = widths(3, (2, 3, 4), layers=LAYERS)  # 3/8, 3/8, 9/32, 3/16 of the teacher's stages
 
 
-def randomised(model):
-    """Norms and statistics that tell channels apart."""
-    for name, tensor in model.state_dict().items():
-        if tensor.dim() == 1 and tensor.is_floating_point():
-            tensor.copy_(torch.rand_like(tensor) + 0.5)
-            if name.endswith(("bias", "mean")):
-                tensor.sub_(1.0)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def teacher():
     torch.manual_seed(0)
-    return randomised(ResNet(50, 8, num_classes=7, layers=LAYERS, pooling="gem"))
+    return nets.varied(ResNet(50, 8, num_classes=7, layers=LAYERS, pooling="gem"))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +149,7 @@ def doubled(model, coupling):
 
 @pytest.mark.parametrize("approximate_repair", [False, True])
 def test_folding_of_repeated_channels_is_exact(approximate_repair):
-    narrow = randomised(ResNet(50, 4, num_classes=7, layers=LAYERS)).double()
+    narrow = nets.varied(ResNet(50, 4, num_classes=7, layers=LAYERS)).double()
     wide = doubled(narrow, trace_coupling(narrow, IMAGES))
     sizes = widths(4, layers=LAYERS)
     student = folding(

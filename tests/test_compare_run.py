@@ -16,6 +16,7 @@ from oskt import students
 from oskt.cli import app
 from oskt.compare import SCALES, TABLES, Request, read_rows, run_table
 from oskt.compare.logs import curve, spent
+from oskt.compare.rows import write_rows
 from oskt.compare.workshop import Workshop
 from oskt.data import loader
 from oskt.evaluate import evaluate
@@ -227,12 +228,14 @@ def test_the_command(made, tmp_path, monkeypatch):
     assert result.exit_code == 0
     assert (made / "sizes.md").is_file()
     assert (made / "sizes.html").is_file()
+    write_rows(tmp_path / "empty" / "sizes.jsonl", [])
     for arguments, message in (
         (("sizes",), "one folder must be given, got none"),
         (("sizes", made, "--out", made), "one folder must be given, got "),
         (("sizes", made, "--data", "here"), "--data must be NAME=PATH, got 'here'"),
         (("sizes", made, "--seeds", "a"), "--seeds must be numbers, got 'a'"),
         (("report", tmp_path / "none"), "folder must hold rows of a table, got "),
+        (("report", tmp_path / "empty"), "folder must hold rows of a table, got "),
     ):
         result = run(*arguments)
         assert result.exit_code == 1

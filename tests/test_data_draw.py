@@ -196,6 +196,8 @@ def test_a_full_target_is_refused_and_an_empty_one_taken(tmp_path):
     with pytest.raises(FileExistsError, match=r"must not exist or be an empty folder, got .*full"):
         make(tmp_path / "full")
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
+    with pytest.raises(OSError, match=r"^make_pedestrians: root must be in a folder that can be"):
+        make(tmp_path / "full" / "keep.txt" / "set")
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty", train_ids=1, test_ids=1)
     assert read_data(tmp_path / "empty").train.num_ids == 1
@@ -247,7 +249,7 @@ def test_odd_sizes_are_refused(tmp_path):
 
 
 def test_contact_sheet(root, tmp_path):
-    path = contact_sheet(root, tmp_path / "sheet.png", rows=3, scale=2)
+    path = contact_sheet(root, tmp_path / "made" / "sheet.png", rows=3, scale=2)
     with Image.open(path) as sheet:
         assert sheet.width > 3 * 32
         assert sheet.height > 3 * 64

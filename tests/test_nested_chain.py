@@ -18,13 +18,9 @@ from oskt.merge_tree import MergeTree
 from oskt.models.resnet import ResNet
 from oskt.nested import NestedModel
 
-SMALL, IMAGES = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 64, 32)
+SMALL, IMAGES = nets.SMALL, torch.zeros(2, 3, 64, 32)
 NETS = {
-    "Mixed": (nets.Mixed, SMALL),  # grouped, depthwise, concatenated, flattened
-    "Gate": (nets.Gate, SMALL),
-    "SplitSum": (nets.SplitSum, SMALL),
-    "Shared": (nets.Shared, SMALL),
-    "Scaled": (nets.Scaled, SMALL),
+    **nets.CASES,
     "ResNet": (lambda: ResNet(50, in_planes=8, num_classes=7, layers=(1, 1, 1, 1)), IMAGES),
 }
 

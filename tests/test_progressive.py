@@ -24,13 +24,9 @@ from oskt.progressive import extend, outline, read, write
 from oskt.students import load_model
 from oskt.widening import lacking, widened
 
-SMALL, IMAGES = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 64, 32)
+SMALL, IMAGES = nets.SMALL, torch.zeros(2, 3, 64, 32)
 NETS = {
-    "Mixed": (nets.Mixed, SMALL),  # grouped, depthwise, concatenated, flattened
-    "Gate": (nets.Gate, SMALL),
-    "SplitSum": (nets.SplitSum, SMALL),
-    "Shared": (nets.Shared, SMALL),
-    "Scaled": (nets.Scaled, SMALL),
+    **nets.CASES,
     "ResNet": (lambda: ResNet(50, in_planes=16, num_classes=7, layers=(1, 1, 1, 1)), IMAGES),
 }
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1)

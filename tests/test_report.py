@@ -189,7 +189,13 @@ def test_the_page_is_made_again_from_its_records(page, data, tmp_path):
 def test_empty_parts_are_left_out(tmp_path):
     text = parse(write_report(tmp_path, ReportData("Only rows", ROWS))).text
     assert "Results" in text
-    for heading in ("Ranking lists", "Training", "Which channels go together", "The data", "How it was made"):
+    for heading in (
+        "Ranking lists",
+        "Training",
+        "Which channels go together",
+        "The data",
+        "How it was made",
+    ):
         assert heading not in text
     assert "No student" in parse(write_report(tmp_path, ReportData("Nothing", ()))).text
     assert "No student" in parse(write_report(tmp_path, ReportData("Teacher", (TEACHER,)))).text

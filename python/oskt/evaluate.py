@@ -172,8 +172,9 @@ def evaluate(
             raise ValueError(
                 f"evaluate: {name} must hold at least 1 image, got 0. Check the data folder."
             )
-        files = ImageFiles(part.paths, height, width, mean=mean, std=std)
-        if images is not None:
+        if images is None:
+            files = ImageFiles(part.paths, height, width, mean=mean, std=std)
+        else:
             files = images[index]
         features.append(
             embed(

@@ -27,11 +27,11 @@ def write_reports(out: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: the folder holds no rows.
     """
-    found = [name for name in TABLES if (Path(out) / f"{name}.jsonl").is_file()]
+    found = [name for name in TABLES if read_rows(Path(out) / f"{name}.jsonl")]
     if not found:
         raise FileNotFoundError(
-            f"compare: folder must hold rows of a table, got '{out}' without any TABLE.jsonl. "
-            "Pass the --out of an earlier `oskt compare`."
+            f"compare: folder must hold rows of a table, got '{out}' without a row in any "
+            "TABLE.jsonl. Pass the --out of an earlier `oskt compare`."
         )
     return [write_report(out, name) for name in found]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from oskt.data.draw.picture import draw_distractor, draw_picture
 from oskt.data.draw.worlds import WORLDS, Scene
 from oskt.data.market import FOLDERS
 from oskt.data.read import read_data
+from oskt.tensor_file import write_atomic
 
 __all__ = ["contact_sheet", "make_pedestrians"]
 
@@ -93,6 +95,7 @@ def make_pedestrians(
     Raises:
         ValueError: an option outside its range, or an unknown world.
         FileExistsError: `root` is a file or a folder that is not empty.
+        OSError: the folder around it cannot be written.
 
     Notes:
         Files appear whole or not at all: they are drawn into a folder beside `root`, renamed at the
@@ -139,8 +142,14 @@ def make_pedestrians(
         )
     _refuse_existing(root)
 
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    except OSError as error:
+        raise type(error)(
+            f"make_pedestrians: root must be in a folder that can be written, got {root} "
+            f"({error.strerror}). Choose another name."
+        ) from None
     try:
         for folder in FOLDERS.values():
             (partial / folder).mkdir()
@@ -176,7 +185,7 @@ def contact_sheet(
 
     Args:
         root: a data set in the layout of Market-1501.
-        path: the PNG to write.
+        path: the PNG to write, whole or not at all; its folder is made.
         split: "train", "query" or "gallery" (without distractors).
         rows: identities to show, spread evenly over the split.
         scale: integer enlargement of each picture.
@@ -186,6 +195,7 @@ def contact_sheet(
 
     Raises:
         ValueError: an unknown split.
+        OSError: `path` cannot be written.
     """
     data = read_data(root)
     splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
@@ -219,7 +229,9 @@ def contact_sheet(
                         (width, height), Image.Resampling.BICUBIC
                     )
                 sheet.paste(resized, (margin + column * (width + gap), top))
-    sheet.save(path)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    write_atomic(path, buffer.getbuffer())
     return Path(path)
 
 
