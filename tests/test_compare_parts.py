@@ -41,7 +41,7 @@ def test_every_table_lists_cells_of_its_own(table, scale):
 
 def test_table_one_is_what_its_title_says():
     found = [c for c in cells("sizes") if c.size != "full"]
-    assert len(found) == 9 * 6 * 2 * 3  # methods, sizes, budgets, seeds
+    assert len(found) == 10 * 6 * 2 * 3  # methods, sizes, budgets, seeds
     by_label = {(c.method, c.size, c.budget, c.seed): c.part for c in found}
     assert LAPTOP.epochs("short") == round(LAPTOP.nested.epochs / 6)
     for (method, size, budget, seed), student in by_label.items():
@@ -59,6 +59,9 @@ def test_table_one_is_what_its_title_says():
     }  # fmt: skip
     assert [c.width for c, _ in chains.values()] == [1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
     assert len({digest(nested) for _, nested in chains.values()}) == 1
+    thrice = by_label["nested-3x", "S1", "short", 0].start.source
+    once = chains["S1"][1]
+    assert thrice == replace(once, recipe=replace(once.recipe, epochs=3 * once.recipe.epochs))
     published = chains["S1"][0]
     assert (published.rows, published.method) == ("published", "ward")
     assert (published.recipe.distill, published.recipe.similarity) == (0, 0)
@@ -186,7 +189,7 @@ def test_wrong_requests_are_refused(tmp_path):
 
     refuse("table must be one of 1 sizes, .*9 digits, got 'ten'", "ten")
     refuse("scale must be one of laptop, full, got 'huge'", scale="huge")
-    refuse(r"methods must be of scratch, .*nested, got kdd, x\. Choose", methods=["kdd", "kd", "x"])
+    refuse(r"methods must be of scratch, .*nested-3x, got kdd, x\. Choose", methods=["kdd", "kd", "x"])
     refuse("sizes must be of S1, S2, .*, got S7", sizes=["S7"])
     refuse(r"variants must be of 10 %, 30 %, 50 %, got 20 %", "few-shot", variants=["20 %"])
     refuse("variants must be left out, for this table has none, got x", variants=["x"])

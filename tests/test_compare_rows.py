@@ -84,7 +84,7 @@ def test_verdicts_say_what_holds_and_what_does_not():
         "at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text  # fmt: skip
     assert "trained as long, against the best rival after its short training: at or above at 2 " \
         "of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text  # fmt: skip
-    assert "took 30 steps and 5.0 s before any fine-tuning" in text
+    assert "included: Nested, ours: 30 steps and 5.0 s. The rivals" in text
     assert "At a quarter of the width (S3) nested students keep at once 88.8% of the teacher's " \
         "80.0; 88% were wanted: met." in text  # fmt: skip
     assert "At half width (S5) nested students keep at once 95.0%" in text

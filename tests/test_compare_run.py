@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import oskt.compare.runner
-from oskt import students
+from oskt import baselines, students
 from oskt.cli import app
 from oskt.compare import SCALES, TABLES, Request, read_rows, run_table
 from oskt.compare.logs import curve, spent
@@ -281,3 +281,22 @@ def test_time_and_scores_are_read_from_a_log(tmp_path):
     assert found.steps == 8
     assert found.seconds == 2 + (2 - 1.5) + 1
     assert curve(tmp_path) == [[4, 0.25], [8, 0.5]]
+
+
+def test_kd_and_kd_plus_plus_are_told_different_things(tmp_path, monkeypatch):
+    told, distill = {}, baselines.distill_student
+
+    def spy(
+        student, teacher, data, recipe, out, *, weight, temperature, norm_direction=0.0, **rest
+    ):
+        told[out.name] = (weight, temperature, norm_direction)
+        numbers = {"weight": weight, "temperature": temperature, "norm_direction": norm_direction}
+        return distill(student, teacher, data, recipe, out, **numbers, **rest)
+
+    monkeypatch.setattr(baselines, "distill_student", spy)
+    asked = {**QUIET, "methods": ["kd", "kd++"], "sizes": ["S1"], "seeds": [0]}
+    assert run_table("1", tmp_path, scale=tiny(), **asked)
+    nested = tiny().nested
+    assert set(told.values()) == {(nested.distill, nested.temperature, 0.0), (16.0, 4.0, 1.0)}
+    rows = read_rows(tmp_path / "sizes.jsonl")
+    assert {row.method for row in rows if row.size == "S1"} == {"kd", "kd++"}

@@ -109,6 +109,14 @@ def nested(s: Setting) -> Student:
     return s.student("oskt", s.nested_chain())
 
 
+def nested_thrice(s: Setting) -> Student:
+    """Refined as long as the three chains that the published method takes for six sizes."""
+    chain = s.nested_chain()
+    assert chain.recipe is not None
+    recipe = stretched(chain.recipe, 3 * chain.recipe.epochs)
+    return s.student("oskt", replace(chain, recipe=recipe))
+
+
 def chain_width(size: Size) -> float:
     """Width of the published chain that serves a size; its own width for a size of no name."""
     return CHAIN_OF.get(size.label, size.share)
@@ -124,6 +132,7 @@ METHODS: dict[str, Callable[[Setting], Student]] = {
     "oskt-published": published,
     "oskt": oskt,
     "nested": nested,
+    "nested-3x": nested_thrice,
 }
 TITLES = {
     "scratch": "From scratch",
@@ -135,6 +144,7 @@ TITLES = {
     "oskt-published": "OSKT, published",
     "oskt": "OSKT, ours",
     "nested": "Nested, ours",
+    "nested-3x": "Nested, ours, refined thrice as long",
     "teacher": "Teacher",
 }
-OURS = ("oskt", "nested")
+OURS = ("oskt", "nested", "nested-3x")

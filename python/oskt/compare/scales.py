@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from oskt.coupling import Coupling
 from oskt.models import resnet
 from oskt.train import RECIPES, Recipe, RefineRecipe
 from oskt.widths import round_width
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Scale:
         }[budget]
 
 
-def stretched(recipe: Recipe, epochs: int) -> Recipe:
+def stretched(recipe: AnyRecipe, epochs: int) -> AnyRecipe:
     """The recipe with another number of epochs; falls of the rate move along, a warm-up ends in
     the first third.
 

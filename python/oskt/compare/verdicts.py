@@ -48,26 +48,30 @@ def _against_rivals(rows: Sequence[Row]) -> list[str]:
                 if column != FULL_WIDTH:
                     found = (round(score.first, 1), TITLES[line.method])
                     best[column] = max(best.get(column, found), found)
-        for when, own in ((AT_ONCE, by_budget[AT_ONCE]), ("trained", grid)):
-            mine = _scores(own, "nested")
-            shared = [column for column in best if column in mine]
-            if not shared:
-                continue
-            margins = {c: round(mine[c] - best[c][0], 1) for c in shared}
-            held = sum(margin >= 0 for margin in margins.values())
-            listed = ", ".join(f"{c} {_signed(m)} ({best[c][1]})" for c, m in margins.items())
-            who = "before any training of their own" if when == AT_ONCE else "trained as long"
-            sentences.append(
-                f"Nested students, {who}, against the best rival after its {budget} training: "
-                f"at or above at {held} of {len(shared)} sizes: {listed}."
-            )
+        for method in ("nested", "nested-3x"):
+            for when, own in ((AT_ONCE, by_budget[AT_ONCE]), ("trained", grid)):
+                mine = _scores(own, method)
+                shared = [column for column in best if column in mine]
+                if not shared:
+                    continue
+                margins = {c: round(mine[c] - best[c][0], 1) for c in shared}
+                held = sum(margin >= 0 for margin in margins.values())
+                listed = ", ".join(f"{c} {_signed(m)} ({best[c][1]})" for c, m in margins.items())
+                who = "before any training of their own" if when == AT_ONCE else "trained as long"
+                sentences.append(
+                    f"{TITLES[method]}: students, {who}, against the best rival after its {budget} "
+                    f"training: at or above at {held} of {len(shared)} sizes: {listed}."
+                )
     return sentences
 
 
 def _times(rows: Sequence[Row]) -> list[str]:
     """Steps and time of whole families: ours before fine-tuning, the rivals after theirs."""
     found = costs(rows)
-    ours = [cost for cost in found if (cost.method, cost.budget) == ("nested", AT_ONCE)]
+    ours = [c for c in found if c.method.startswith("nested") and c.budget == AT_ONCE]
+    took = "; ".join(
+        f"{TITLES[c.method]}: {c.steps:,.0f} steps and {duration_text(c.seconds)}" for c in ours
+    )
     sentences = []
     for budget in dict.fromkeys(cost.budget for cost in found if cost.budget != AT_ONCE):
         rivals = [c for c in found if c.budget == budget and c.method not in OURS]
@@ -80,9 +84,8 @@ def _times(rows: Sequence[Row]) -> list[str]:
                 )
             ]
             sentences.append(
-                f"The whole family of nested students took {ours[0].steps:,.0f} steps and "
-                f"{duration_text(ours[0].seconds)} before any fine-tuning, teacher and refinement "
-                f"included; the rivals' families, {budget} training: {spans[0]} steps, {spans[1]}."
+                f"Whole families before any fine-tuning, teacher and refinement included: {took}. "
+                f"The rivals' families, {budget} training: {spans[0]} steps, {spans[1]}."
             )
     return sentences
 

@@ -179,7 +179,7 @@ class Workshop:
             else:
                 teacher, _ = students.load_model(self.teacher(part.told_by))
                 distil = baselines.distill_student
-                self._train(distil, student, teacher, **options)
+                self._train(distil, student, teacher, **part.telling, **options)
         return path
 
     def _train(self, stage: Callable[..., Path], *made: Any, **options: Any) -> None:
