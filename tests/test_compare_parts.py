@@ -189,7 +189,9 @@ def test_wrong_requests_are_refused(tmp_path):
 
     refuse("table must be one of 1 sizes, .*9 digits, got 'ten'", "ten")
     refuse("scale must be one of laptop, full, got 'huge'", scale="huge")
-    refuse(r"methods must be of scratch, .*nested-3x, got kdd, x\. Choose", methods=["kdd", "kd", "x"])
+    refuse(
+        r"methods must be of scratch, .*nested-3x, got kdd, x\. Choose", methods=["kdd", "kd", "x"]
+    )
     refuse("sizes must be of S1, S2, .*, got S7", sizes=["S7"])
     refuse(r"variants must be of 10 %, 30 %, 50 %, got 20 %", "few-shot", variants=["20 %"])
     refuse("variants must be left out, for this table has none, got x", variants=["x"])

@@ -125,8 +125,10 @@ def sizes_table() -> str:
         f"{duration_text(refinement[1])}). Mean of {seeds} seeds; standard deviation "
         f"{statistics.median(spreads):.1f} in the median, {max(spreads):.1f} at most.",
         "",
-        *(f"- {sentence}" for sentence in verdicts("sizes", rows)),
+        *(f"- {said}" for said in verdicts("sizes", rows) if "short training" not in said),
         "",
+        "[docs/compare/sizes.md](docs/compare/sizes.md) has rank-1, spreads and what each family "
+        "spent. "
         "Drawn pedestrians at 64x32, a bottleneck network of "
         f"{count_text(max(parameters.values()))} parameters; {rows[0].machine}, "
         f"{rows[0].threads} thread, commit {', '.join(sorted({row.commit[:10] for row in rows}))}.",
