@@ -85,8 +85,8 @@ def test_verdicts_say_what_holds_and_what_does_not():
     assert "trained as long, against the best rival after its short training: at or above at 2 " \
         "of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text  # fmt: skip
     assert "included: Nested, ours: 30 steps and 5.0 s. The rivals" in text
-    assert "at a quarter of the width (S3) students keep at once 87.7% of their chain's full width " \
-        "(81.0); 88% were wanted: not met." in text  # fmt: skip
+    assert "at a quarter of the width (S3) students keep at once 87.7% of their chain's full " \
+        "width (81.0); 88% were wanted: not met." in text  # fmt: skip
     assert "at half width (S5) students keep at once 93.8%" in text
     assert "teacher 80.0 before, 81.0 after; not below was wanted: met." in text
     ablated = [
