@@ -108,7 +108,11 @@ def test_import_of_a_published_chain(golden, tmp_path):
 def test_a_killed_refinement_resumes_to_the_same_weights(work, tmp_path):
     whole = WeightChain.load(work / "refine" / "chain.safetensors")
     command = [sys.executable, "-m", "oskt", *map(str, refine(work, tmp_path / "cut"))]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums depend on it; other tests set it
+    }
     log = tmp_path / "cut" / "log.jsonl"
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     while not (log.is_file() and '"epoch"' in log.read_text()):
