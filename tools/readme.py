@@ -140,6 +140,7 @@ def keep_compare(folders: list[Path]) -> None:
     """Join the rows of several folders (seeds run side by side), and draw their picture."""
     from functools import partial
 
+    from oskt.compare.methods import METHODS
     from oskt.compare.pictures import size_plot
     from oskt.compare.report import write_report
     from oskt.compare.rows import read_rows, write_rows
@@ -147,6 +148,8 @@ def keep_compare(folders: list[Path]) -> None:
 
     COMPARE.mkdir(exist_ok=True)
     rows = [row for folder in folders for row in read_rows(folder / "sizes.jsonl")]
+    places = {method: place for place, method in enumerate(["teacher", *METHODS])}
+    rows.sort(key=lambda row: (row.seed, places[row.method]))  # else in the order of the folders
     write_rows(COMPARE / "sizes.jsonl", rows)
     write_report(COMPARE, "sizes").unlink()  # the page is large; its text stays
     light, _ = render(partial(size_plot, rows))

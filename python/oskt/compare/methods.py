@@ -144,7 +144,7 @@ TITLES = {
     "oskt-published": "OSKT, published",
     "oskt": "OSKT, ours",
     "nested": "Nested, ours",
-    "nested-3x": "Nested, ours, refined thrice as long",
+    "nested-3x": "Nested, refined 3x",
     "teacher": "Teacher",
 }
 OURS = ("oskt", "nested", "nested-3x")
