@@ -138,6 +138,7 @@ def sizes_table() -> str:
 
 def keep_compare(folders: list[Path]) -> None:
     """Join the rows of several folders (seeds run side by side), and draw their picture."""
+    from dataclasses import replace
     from functools import partial
 
     from oskt.compare.methods import METHODS
@@ -150,6 +151,8 @@ def keep_compare(folders: list[Path]) -> None:
     rows = [row for folder in folders for row in read_rows(folder / "sizes.jsonl")]
     places = {method: place for place, method in enumerate(["teacher", *METHODS])}
     rows.sort(key=lambda row: (row.seed, places[row.method]))  # else in the order of the folders
+    first = rows[0].seed  # one run draws the curves of its first seed; several runs each had one
+    rows = [row if row.seed == first else replace(row, curve=[]) for row in rows]
     write_rows(COMPARE / "sizes.jsonl", rows)
     write_report(COMPARE, "sizes").unlink()  # the page is large; its text stays
     light, _ = render(partial(size_plot, rows))
