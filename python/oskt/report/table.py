@@ -244,14 +244,15 @@ def rich_table(rows: Iterable[ResultRow]) -> Table:
     result.add_column("Width", no_wrap=True)
     for name in ("Params", "MACs"):
         result.add_column(name, justify="right", no_wrap=True)
+    both = len(table.series) <= 3  # there is no room for rank-1 beside more
     for series in table.series:
-        title = f"{series_title(series)}\nmAP / R1"
+        title = f"{series_title(series)}\n{'mAP / R1' if both else 'mAP'}"
         result.add_column(title, justify="right", no_wrap=True)
     for series in table.differences:
         short = {"at_once": "once", "finetuned": "tuned"}.get(series, series)
         result.add_column(f"Δ\n{short}", justify="right", no_wrap=True)
     for line in table.students:
-        cells = [_rich_cell(line, series) for series in table.series]
+        cells = [_rich_cell(line, series, both) for series in table.series]
         for series in table.differences:
             points = line.difference(series)
             style = "" if not points else "green" if points > 0 else "red"
@@ -264,13 +265,13 @@ def rich_table(rows: Iterable[ResultRow]) -> Table:
     return result
 
 
-def _rich_cell(line: Line, series: str) -> Text:
+def _rich_cell(line: Line, series: str, both: bool) -> Text:
     if series not in line.cells:
         return Text("–", "dim")
     cell = line.cells[series]
     mark = "†" if series == "scratch" and line.unfair else ""
     text = Text(f"{cell.text}{mark}", "bold green" if series == line.best else "")
-    return text.append(f" / {cell.rank1:.1f}", "dim")
+    return text.append(f" / {cell.rank1:.1f}", "dim") if both else text
 
 
 def html_table(rows: Iterable[ResultRow]) -> str:
