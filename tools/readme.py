@@ -215,7 +215,8 @@ OTHER_WAYS = ("lloyd", "hartigan", "ward")  # our own slower or weaker settings
 
 
 def case_of(row: dict[str, Any]) -> str:
-    return f"{row['group'] or ''} {row['parameters'].get('kind', '')}".strip()
+    group, kind = row["group"] or "", row["parameters"].get("kind", "")
+    return group if kind in ("oskt", "nested") else f"{group} {kind}".strip()  # a chain's is in it
 
 
 def provider(row: dict[str, Any]) -> str:
