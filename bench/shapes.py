@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-BLOCKS = (3, 4, 6, 3)
-EXPANSION = 4
+from oskt.presets import LAYERS, PRESETS
 
-# in_planes and the multipliers of stages 2 to 4, by the paper's names.
-PRESETS: dict[str, tuple[int, tuple[int, int, int]]] = {
-    "res50-s1": (8, (2, 4, 8)),
-    "res50-s2": (16, (2, 3, 4)),
-    "res50-s3": (16, (2, 4, 8)),
-    "res50-s4": (32, (2, 3, 4)),
-    "res50-s5": (32, (2, 4, 8)),
-    "res50-s6": (64, (2, 3, 4)),
-}
+__all__ = ["BLOCKS", "EXPANSION", "PRESETS", "resnet50_convs", "resnet50_groups"]
+
+BLOCKS = LAYERS[50]
+EXPANSION = 4
 
 
 def resnet50_convs(
