@@ -47,10 +47,11 @@ def test_joint_step_equals_the_published_one(golden):
     teacher, chain = load_published(golden / "official_cnn_a")
     step = np.load(golden / "official_cnn_a" / "refine_step.npz")
     joint = JointModel(teacher.double(), chain.to(torch.float64)).double().train()
-    joint.plan = with_float32_shares(joint.plan)
+    (branch,) = joint.branches
+    branch.plan = with_float32_shares(branch.plan)
     maps = {}
     joint.teacher.layer4.register_forward_hook(lambda m, i, o: maps.update(teacher=o))
-    joint.student.layer4.register_forward_hook(lambda m, i, o: maps.update(chain=o))
+    branch.student.layer4.register_forward_hook(lambda m, i, o: maps.update(chain=o))
     joint(torch.from_numpy(step["x"]))
     refining = joint.refining_loss()
     for name in ("teacher", "chain"):
@@ -59,7 +60,7 @@ def test_joint_step_equals_the_published_one(golden):
 
     loss = maps["chain"].square().mean() + maps["teacher"].square().mean() + 0.001 * refining
     loss.backward()
-    rows = joint.split_weights(joint.weights.grad)
+    rows = branch.split_weights(branch.weights.grad)
     teacher_grad = {n: p.grad for n, p in joint.teacher.named_parameters()}
     checked = 0
     for key in step.files:

@@ -21,9 +21,15 @@ def joint():
     return JointModel(teacher, chain).train()
 
 
+def chain_of(joint):
+    (chain,) = joint.to_chains()
+    return chain
+
+
 def test_s_student_is_the_expansion_at_chain_width(joint):
     images = torch.randn(SHAPE)
-    student = joint.to_chain().student(widths=joint.to_chain().widths).train()
+    chain = chain_of(joint)
+    student = chain.student(widths=chain.widths).train()
     _, (feature, logits) = joint(images)
     expected_feature, expected_logits = student(images)
     assert torch.equal(feature, expected_feature)
@@ -31,9 +37,10 @@ def test_s_student_is_the_expansion_at_chain_width(joint):
 
 
 def test_gradients_reach_chain_teacher_and_shared_norms(joint):
+    (branch,) = joint.branches
     (_, _), (_, logits) = joint(torch.randn(SHAPE))
     logits.square().sum().backward()
-    assert joint.weights.grad.abs().sum() > 0
+    assert branch.weights.grad.abs().sum() > 0
     gradients = {name: p.grad for name, p in joint.teacher.named_parameters()}
     shared = {name for name, g in gradients.items() if g is not None}
     # the S-Student's loss moves the norms that it shares, and no weight of the teacher
@@ -44,45 +51,44 @@ def test_gradients_reach_chain_teacher_and_shared_norms(joint):
 
 def test_refining_loss_pulls_rows_together(joint):
     teacher = dict(joint.teacher.named_parameters())
-    rows = joint.split_weights(joint.weights)
+    (branch,), chain = joint.branches, chain_of(joint)
+    rows = branch.split_weights(branch.weights)
     expected = 0.0
-    for name in joint.refined_names:
-        group = joint.to_chain().coupling.layouts[name].rows[0][0]
-        labels = torch.from_numpy(joint.to_chain().partitions[group].labels)
+    for name in branch.refined_names:
+        labels = torch.from_numpy(chain.partitions[chain.coupling.layouts[name].rows[0][0]].labels)
         expected += (teacher[name].double() - rows[name].double()[labels]).square().sum()
-    assert "classifier.weight" not in joint.refined_names
+    assert "classifier.weight" not in branch.refined_names
     torch.testing.assert_close(joint.refining_loss().double(), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(joint.refining_loss(0.5).double(), expected / 2, rtol=1e-6, atol=0)
 
 
 def test_paper_form_divides_by_layers_and_clusters(joint):
-    mean = JointModel(joint.teacher, joint.to_chain(), form="mean")
+    chain = chain_of(joint)
+    mean = JointModel(joint.teacher, chain, form="mean")
     loss = 0.0
     teacher = dict(mean.teacher.named_parameters())
-    rows = mean.split_weights(mean.weights)
-    for name in mean.refined_names:
-        group = mean.to_chain().coupling.layouts[name].rows[0][0]
-        labels = torch.from_numpy(mean.to_chain().partitions[group].labels)
+    (branch,) = mean.branches
+    rows = branch.split_weights(branch.weights)
+    for name in branch.refined_names:
+        labels = torch.from_numpy(chain.partitions[chain.coupling.layouts[name].rows[0][0]].labels)
         residual = (teacher[name] - rows[name][labels]).square().sum()
-        loss += residual / len(rows[name]) / len(mean.refined_names)
+        loss += residual / len(rows[name]) / len(branch.refined_names)
     torch.testing.assert_close(mean.refining_loss(), loss)
 
 
 def test_state_dict_is_complete(joint):
     joint(torch.randn(SHAPE))
-    other = JointModel(
-        ResNet(50, in_planes=8, num_classes=5, layers=(1, 1, 1, 1)), joint.to_chain()
-    )
+    other = JointModel(ResNet(50, in_planes=8, num_classes=5, layers=(1, 1, 1, 1)), chain_of(joint))
     other.load_state_dict(joint.state_dict())
     images = torch.randn(SHAPE)
-    assert torch.equal(other.s_student()(images), joint.s_student()(images))
+    assert torch.equal(other.s_students()[0](images), joint.s_students()[0](images))
     assert torch.equal(other.eval().teacher(images), joint.eval().teacher(images))
 
 
 def test_statistics_of_the_s_student_travel(joint):
     for _ in range(3):
         joint(torch.randn(SHAPE))
-    chain = joint.to_chain()
+    chain = chain_of(joint)
     student = chain.student(width=0.5)
     assert not torch.equal(student.bn1.running_mean, torch.zeros_like(student.bn1.running_mean))
     assert chain.verify(quiet=True) < 1e-12
@@ -90,14 +96,14 @@ def test_statistics_of_the_s_student_travel(joint):
 
 def test_wrong_arguments(joint, tmp_path):
     with pytest.raises(ValueError, match="form must be 'sum' or 'mean', got 'max'"):
-        JointModel(joint.teacher, joint.to_chain(), form="max")
-    joint.to_chain().save(tmp_path / "chain")
+        JointModel(joint.teacher, chain_of(joint), form="max")
+    chain_of(joint).save(tmp_path / "chain")
     with pytest.raises(ValueError, match="chain must hold all its weights, got one without class"):
         JointModel(joint.teacher, WeightChain.load(tmp_path / "chain"))
 
 
 def test_recalibration_is_the_plain_average(joint):
-    student = joint.to_chain().student(width=0.5)
+    student = chain_of(joint).student(width=0.5)
     batches = [torch.randn(SHAPE) for _ in range(3)]
     seen = []
     student.bn1.register_forward_hook(lambda m, i, o: seen.append(i[0].detach()))
@@ -112,7 +118,7 @@ def test_recalibration_is_the_plain_average(joint):
 
 
 def test_replace_classifier(joint):
-    student = joint.to_chain().student(width=0.5).train()
+    student = chain_of(joint).student(width=0.5).train()
     replace_classifier(student, 9)
     assert student(torch.randn(SHAPE))[1].shape == (4, 9)
     assert student.spec["num_classes"] == 9

@@ -74,13 +74,13 @@ class TinyJoint(nn.Module):
         rows = self.teacher.conv.weight.unflatten(0, (3, 2))
         return scale * (rows - self.tensors()["conv.weight"][:, None]).square().sum()
 
-    def s_student(self):
+    def s_students(self):
         student = TinyNet(3, dropout=0.0)
         student.load_state_dict({**self.student.state_dict(), **self.tensors()})
-        return student
+        return [student]
 
-    def to_chain(self):
-        return TinyChain(self.weights.detach().clone())
+    def to_chains(self):
+        return [TinyChain(self.weights.detach().clone())]
 
 
 class TinyChain:

@@ -120,9 +120,9 @@ class NestedModel(nn.Module):
         chain = self._chain
         return WeightChain.of_partitions(self.teacher, chain.coupling, chain.partitions, chain.meta)
 
-    def s_student(self) -> nn.Module:
-        """The narrowest student as a module of its own, in evaluation mode."""
+    def s_students(self) -> list[nn.Module]:
+        """The narrowest student alone, as a module of its own, in evaluation mode."""
         student = self.to_chain().student(widths=self._chain.widths)
         buffers = {name: buffer.detach() for name, buffer in self.student.named_buffers()}
         student.load_state_dict({**student.state_dict(), **buffers})
-        return student
+        return [student]

@@ -31,8 +31,9 @@ class JointObjective(nn.Module):
 
     Args:
         joint: oskt.JointModel, or any module with its interface: in training mode it returns the
-            (feature, logits) of the teacher and then of each student (the S-Student alone, or one
-            per width of the step), and it has `refining_loss(scale)`, `teacher`, `s_student()`.
+            (feature, logits) of the teacher and then of each student (the S-Student of every chain,
+            or one per width of the step), and it has `refining_loss(scale)`, `teacher` and
+            `s_students()`, those to evaluate.
         recipe: alpha and its ramp, distill, temperature, similarity, the ReID loss.
     """
 
@@ -52,7 +53,7 @@ class JointObjective(nn.Module):
         total = images.new_zeros(())
         parts: dict[str, Tensor] = {}
         for index, ((feature, logits), loss) in enumerate(zip(outputs, self.losses)):
-            name = "teacher" if index == 0 else "student" if index == 1 else f"student{index}"
+            name = _name(index)
             one, its_parts = loss(feature, logits, ids)
             total = total + (one if index else recipe.teacher_loss * one)
             parts.update({f"{name}/{part}": value for part, value in its_parts.items()})
@@ -71,7 +72,13 @@ class JointObjective(nn.Module):
         return total, parts
 
     def scored(self) -> dict[str, nn.Module]:
-        return {"teacher": self.joint.teacher, "student": self.joint.s_student()}
+        networks = [self.joint.teacher, *self.joint.s_students()]
+        return {_name(index): network for index, network in enumerate(networks)}
+
+
+def _name(index: int) -> str:
+    """teacher, student, student2, student3, ..."""
+    return "teacher" if index == 0 else "student" if index == 1 else f"student{index}"
 
 
 def refine_chain(
@@ -121,7 +128,7 @@ def refine_chain(
     if world.rank == 0:
         meta = describe(teacher, data, recipe, metrics, parent)
         save_model(out / "teacher.safetensors", joint.teacher, meta)
-        refined = joint.to_chain()
+        (refined,) = [joint.to_chain()] if isinstance(joint, NestedModel) else joint.to_chains()
         if nested and calibration is not None:
             refined = calibrate(refined, calibration)
         refined.meta = {**refined.meta, **provenance(), **meta}
