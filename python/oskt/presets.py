@@ -1,9 +1,10 @@
-"""Sizes of residual networks, by name and by stem width. Needs no torch."""
+"""Sizes of the paper's networks, by name and by width. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Residual networks.
 LAYERS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -21,6 +22,9 @@ PRESETS: dict[str, tuple[int, tuple[int, int, int]]] = {
     "res50-s5": (32, (2, 4, 8)),
     "res50-s6": (64, (2, 3, 4)),
 }
+
+# Vision transformers: name -> channels of the stream; of ViT-S (384) and of ViT-B (768).
+VIT_PRESETS = {"vit-s-s1": 120, "vit-s-s2": 168, "vit-b-s1": 264, "vit-b-s2": 336}
 
 
 def widths(
@@ -55,4 +59,35 @@ def widths(
             sizes[f"layer{stage}.0.conv3"] = planes * 4
         elif stage > 1:
             sizes[f"layer{stage}.0.conv2"] = planes
+    return sizes
+
+
+def vit_widths(
+    dim: int, depth: int = 12, *, mlp_ratio: float = 4.0, stem_dim: int | None = None
+) -> dict[str, int]:
+    """Channel group -> width of the vision transformer of `dim` channels, for chain.student().
+
+    Args:
+        dim: channels of the student's stream, of its queries and keys and of its values; a multiple
+            of the teacher's heads.
+        depth: blocks.
+        mlp_ratio: hidden channels of the MLP over dim.
+        stem_dim: on chains of networks with `dw`: channels of the student's patch embedding.
+            Published students keep the teacher's.
+
+    Returns:
+        {"patch_embed.proj": dim, "blocks.0.attn.qkv": ..., ...}; groups are named by their first
+        writer, queries and keys before values, so the stream is "dw" where there is one.
+
+    Example:
+        >>> vit_widths(120, 1)["blocks.0.mlp.fc1"]
+        480
+    """
+    sizes = {"patch_embed.proj": dim}
+    if stem_dim is not None:
+        sizes = {"patch_embed.proj": stem_dim, "dw": dim}
+    for block in range(depth):
+        sizes[f"blocks.{block}.attn.qkv"] = dim
+        sizes[f"blocks.{block}.attn.qkv#2"] = dim
+        sizes[f"blocks.{block}.mlp.fc1"] = int(dim * mlp_ratio)
     return sizes

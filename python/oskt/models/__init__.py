@@ -7,15 +7,24 @@ from typing import Any
 from torch import nn
 
 from oskt.models.resnet import ResNet as ResNet
+from oskt.models.vit import VisionTransformer as VisionTransformer
+
+_FAMILIES: dict[str, type[nn.Module]] = {"resnet": ResNet, "vit": VisionTransformer}
 
 
 def build(spec: dict[str, Any]) -> nn.Module:
     """The freshly initialised teacher-shaped network that a spec describes."""
     options = dict(spec)
     family = options.pop("family", None)
-    if family != "resnet":
+    if family not in _FAMILIES:
         raise ValueError(
-            f"build: spec['family'] must be 'resnet', got {family!r}. "
+            f"build: spec['family'] must be 'resnet' or 'vit', got {family!r}. "
             "Update oskt, or pass the module yourself as `template`."
         )
-    return ResNet(**options)
+    return _FAMILIES[family](**options)
+
+
+def image_size(model: nn.Module) -> tuple[int, int]:
+    """(height, width) of images to trace a network with: its own, where it takes one alone."""
+    height, width = getattr(model, "spec", {}).get("image", (64, 32))
+    return height, width
