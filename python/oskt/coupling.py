@@ -3,8 +3,9 @@ no torch; `oskt.grouping.trace_coupling` makes them of a module."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 AxisRuns = tuple[tuple[str, int], ...]  # (group name, area), one channel run after the other
@@ -20,6 +21,8 @@ class ChannelGroup:
         blocks: clusters stay inside `blocks` equal stretches (grouped convolutions).
         frozen: why it keeps the teacher's width, or None.
         writers: weights whose rows are these channels, in execution order.
+        product: "" or how its channels meet in sums of products, as queries and keys do: "dot", or
+            "attention", which divides by the square root of a block's width.
     """
 
     name: str
@@ -27,6 +30,7 @@ class ChannelGroup:
     blocks: int = 1
     frozen: str | None = None
     writers: tuple[str, ...] = ()
+    product: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,13 @@ class TensorLayout:
     """How one tensor of the state dict reads and writes groups.
 
     An axis is a tuple of (group name, area): its channels one after the other, each `area` entries
-    long. A weight has rows and perhaps columns; a vector or statistic has rows only; a tensor with
-    neither is copied as it is.
+    long. A weight has rows (dimension 0) and perhaps columns (dimension 1); a vector or statistic
+    has rows only; a tensor with neither is copied as it is.
 
     Args:
-        role: "weight", "vector" (norm parameters, biases), "statistic" (running) or "plain".
+        role: "weight", "vector" (norm parameters, biases, tokens), "statistic" or "plain".
         groups: of a grouped convolution, else 1.
+        dim: the dimension of the rows: not 0 in a position embedding (1, positions, channels).
     """
 
     name: str
@@ -48,6 +53,12 @@ class TensorLayout:
     rows: AxisRuns = ()
     columns: AxisRuns = ()
     groups: int = 1
+    dim: int = 0
+
+    @property
+    def places(self) -> int:
+        """Entries before the rows' dimension, each with rows of its own."""
+        return math.prod(self.shape[: self.dim])
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,9 @@ class Coupling:
         layouts: state-dict name -> TensorLayout, in state-dict order.
         norms: weight name -> names of the batch norm (gamma, beta, mean, variance) that follows.
         positions: weight name -> output positions per image, which makes MACs a closed form.
+        products: axis and count per image, of multiply-accumulates between activations: so many
+            for each entry of the axis (attention).
+        layer_norms: vector name -> what a layer, RMS or group norm with this vector spans.
         outputs: per output tensor (the training form's, then the evaluation form's) the axis of
             every dimension.
         inputs: shapes of the example inputs, which `positions` belong to.
@@ -69,6 +83,8 @@ class Coupling:
     layouts: dict[str, TensorLayout]
     norms: dict[str, tuple[str | None, ...]]
     positions: dict[str, int]
+    products: tuple[tuple[AxisRuns, int], ...] = ()
+    layer_norms: dict[str, AxisRuns] = field(default_factory=dict)
     outputs: tuple[tuple[AxisRuns, ...], ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
     opaque: tuple[str, ...] = ()
@@ -100,9 +116,8 @@ class Coupling:
         """Shape of a state-dict tensor of the student with the given widths."""
         layout = self.layouts[name]
         shape = list(layout.shape)
-        dims = [i for i, s in enumerate(shape) if s > 1] or [0]
         if layout.rows:
-            shape[0 if layout.role == "weight" else dims[0]] = self.axis_size(layout.rows, widths)
+            shape[layout.dim] = self.axis_size(layout.rows, widths)
         if layout.columns:
             shape[1] = self.axis_size(layout.columns, widths) // layout.groups
         return tuple(shape)
@@ -126,6 +141,8 @@ class Coupling:
             "layouts": [asdict(t) for t in self.layouts.values()],
             "norms": self.norms,
             "positions": self.positions,
+            "products": self.products,
+            "layer_norms": self.layer_norms,
             "outputs": self.outputs,
             "inputs": self.inputs,
             "opaque": self.opaque,
@@ -140,6 +157,9 @@ class Coupling:
         layouts = [
             TensorLayout(
                 **{
+                    "dim": next((d for d, s in enumerate(t["shape"]) if s > 1), 0)
+                    if t["role"] != "weight"
+                    else 0,  # files of version 0.1 do not say
                     **t,
                     "shape": tuple(t["shape"]),
                     "rows": axis(t["rows"]),
@@ -153,6 +173,8 @@ class Coupling:
             {t.name: t for t in layouts},
             {k: tuple(v) for k, v in value["norms"].items()},
             {k: int(v) for k, v in value["positions"].items()},
+            tuple((axis(runs), int(count)) for runs, count in value.get("products", ())),
+            {name: axis(runs) for name, runs in value.get("layer_norms", {}).items()},
             tuple(tuple(axis(runs) for runs in output) for output in value["outputs"]),
             tuple(tuple(shape) for shape in value["inputs"]),
             tuple(value["opaque"]),

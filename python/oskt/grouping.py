@@ -1,20 +1,19 @@
 """From a module to its channel groups.
 
-`trace_coupling(module, inputs)` reads them from one forward pass (see tracing.py), never from a
+`trace_coupling(module, inputs)` reads them from one forward pass (see oskt.tracing), never from a
 list of known models; what it does not know it freezes and names. `WeightChain.from_teacher` then
 checks the result numerically.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from oskt.axes import Axis, leaf_runs
 from oskt.coupling import AxisRuns, ChannelGroup, Coupling, TensorLayout
 from oskt.tracing import COLUMN, ROW, STATISTIC, VECTOR, Trace, run_passes
+from oskt.tracing.axes import Axis, leaf_runs
 
 
 def trace_coupling(
@@ -56,7 +55,7 @@ def _settle(trace: Trace) -> None:
     for record in trace.parameters.values():
         known = [role for role in record.roles if role is not None]
         for axis, role in zip(record.axes, record.roles):
-            for run in leaf_runs(axis or ()):
+            for run in leaf_runs(axis):
                 if role is None and known:
                     run.atom.freeze(f"{record.name} is used in part only")
                 elif role in (VECTOR, STATISTIC) and len(known) > 1:
@@ -72,7 +71,7 @@ class _Naming:
         self.groups: dict[str, ChannelGroup] = {}
         writers: dict[int, list[str]] = {}
         for weight, axis in trace.writers:
-            for run in leaf_runs(axis or ()):
+            for run in leaf_runs(axis):
                 listed = writers.setdefault(id(run.atom), [])
                 if weight not in listed:
                     listed.append(weight)
@@ -86,7 +85,7 @@ class _Naming:
                     self.name_axis(axis, stem + suffix, writers)
 
     def name_axis(self, axis: Axis, stem: str, writers: dict[int, list[str]]) -> None:
-        for run in leaf_runs(axis or ()):
+        for run in leaf_runs(axis):
             atom = run.atom
             if id(atom) in self.names:
                 continue
@@ -99,17 +98,22 @@ class _Naming:
                 frozen = "its blocks do not divide it"
             self.names[id(atom)] = name
             self.groups[name] = ChannelGroup(
-                name, atom.size, atom.blocks, frozen, tuple(writers.get(id(atom), ()))
+                name,
+                atom.size,
+                atom.blocks,
+                frozen,
+                tuple(writers.get(id(atom), ())),
+                atom.product,
             )
 
     def axis(self, axis: Axis) -> AxisRuns:
-        return tuple((self.names[id(run.atom)], run.area) for run in leaf_runs(axis or ()))
+        return tuple((self.names[id(run.atom)], run.area) for run in leaf_runs(axis))
 
     def outputs(self) -> tuple[tuple[AxisRuns, ...], ...]:
         return tuple(
             tuple(
                 self.axis(axis)
-                if all(id(run.atom) in self.names for run in leaf_runs(axis or ()))
+                if all(id(run.atom) in self.names for run in leaf_runs(axis))
                 else ()
                 for axis in axes
             )
@@ -125,6 +129,8 @@ class _Naming:
             layouts,
             dict(self.trace.norm_of),
             dict(self.trace.positions),
+            tuple((self.axis(axis), count) for axis, count in self.trace.products),
+            {name: self.axis(axis) for name, axis in self.trace.layer_norms.items()},
             self.outputs(),
             inputs,
             tuple(dict.fromkeys(self.trace.opaque)),
@@ -140,8 +146,6 @@ class _Naming:
                 name, shape, "weight", self.axis(record.axes[0]), columns, record.groups
             )
         dim = next(i for i, role in enumerate(record.roles) if role is not None)
-        if math.prod(shape[:dim]) != 1:
-            return TensorLayout(name, shape, "plain")
         role = record.roles[dim]
         assert role is not None
-        return TensorLayout(name, shape, role, self.axis(record.axes[dim]))
+        return TensorLayout(name, shape, role, self.axis(record.axes[dim]), dim=dim)

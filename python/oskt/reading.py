@@ -222,7 +222,9 @@ def _items(
 
     def items(layout: TensorLayout) -> list[Item]:
         rows, row_area = axis(layout.role, layout.rows)
-        rest = math.prod(layout.shape) // coupling.axis_size(layout.rows, {})
+        rest = math.prod(layout.shape[layout.dim :]) // coupling.axis_size(layout.rows, {})
+        if layout.places > 1:
+            return [Item(Reading.identity(layout.places), rows, rest * row_area)]
         if not layout.columns:
             return [Item(rows, one, rest * row_area)]
         columns, column_area = axis("column", layout.columns)

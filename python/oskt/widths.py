@@ -174,8 +174,12 @@ def parameters(coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str
 
 
 def macs(coupling: Coupling, widths: Mapping[str, int]) -> int:
-    """Multiply-accumulates of convolutions and linears per image, in evaluation mode."""
-    return sum(
+    """Multiply-accumulates per image, in evaluation mode: of convolutions and linears, and of
+    attention's two products."""
+    layers = sum(
         math.prod(coupling.shape(name, widths)) * positions
         for name, positions in coupling.positions.items()
+    )
+    return layers + sum(
+        coupling.axis_size(axis, widths) * count for axis, count in coupling.products
     )
