@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 import oskt_ext
-from oskt import chain_file, expansion, models, progressive, reading, students, verification, widths
+from oskt import (
+    chain_file,
+    expansion,
+    models,
+    norms,
+    progressive,
+    reading,
+    students,
+    verification,
+    widths,
+)
 from oskt.checkpoint import read_tensors, write_tensors
 from oskt.clustering import cluster_channels, nest_channels
 from oskt.contents import Contents
@@ -268,6 +278,10 @@ class WeightChain(Sizes):
             )
         sizes = self.resolve(width, widths, preset, params, macs)
         module = self._module(self.expand(sizes, norm=norm), sizes)
+        if norm == "exact":
+            module = norms.weigh(
+                module, self.coupling, reading.copy_shares(self.clusterings, sizes)
+            )
         students.set_widths(module, sizes)
         return module
 
@@ -282,7 +296,8 @@ class WeightChain(Sizes):
         do not merge, zero but for the student's."""
         sizes = self.resolve(widths_=widths)
         items = reading.tied(self.coupling, self.trees, sizes, self.layouts)
-        return self._module(self._named(self._read(items), self.groups), self.groups)
+        module = self._module(self._named(self._read(items), self.groups), self.groups)
+        return norms.weigh(module, self.coupling, reading.tied_shares(self.trees, sizes))
 
     def truncated(self, width: float) -> WeightChain:
         """The nested chain whose full width is this student: it holds every narrower one.

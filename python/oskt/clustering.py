@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import oskt_ext
-from oskt.coupling import ChannelGroup, Coupling
+from oskt.coupling import AxisRuns, ChannelGroup, Coupling
 from oskt.merge_tree import MergeTree
 from oskt.widths import Clustering
 
@@ -134,22 +134,23 @@ def _importance(
 ) -> NDArray[np.float64]:
     """[N], mean relative squared norm of each channel over the weights and norms that hold it.
 
-    Not counted: biases, grouped convolutions, columns after a flatten, and axes that other groups
-    share. Where nothing is left, all channels count the same.
+    Not counted: biases, tokens, grouped convolutions and columns after a flatten. Where nothing is
+    left, all channels count the same.
     """
     parts = []
     for layout in coupling.layouts.values():
+        if layout.role not in ("weight", "vector") or layout.groups > 1 or layout.dim:
+            continue
         for dim, runs in enumerate((layout.rows, layout.columns)):
-            alone = runs == ((group.name, 1),) and layout.role in ("weight", "vector")
-            if not alone or layout.groups > 1 or layout.name.endswith("bias"):
-                continue
-            values = tensors[layout.name].detach().double()
-            if layout.role == "vector":
-                if values.numel() != group.size:
+            for start, area in _stretches(coupling, runs, group.name):
+                if area > 1 or layout.name.endswith("bias"):
+                    continue
+                values = tensors[layout.name].detach().transpose(0, dim)
+                rows = values[start : start + group.size].double().reshape(group.size, -1)
+                if layout.role == "vector" and rows.shape[1] > 1:
                     continue  # one number per channel and place
-                values = values.reshape(-1, 1)
-            squares = values.transpose(0, dim).flatten(1).square().sum(1).cpu().numpy()
-            parts.append(squares / max(squares.mean(), 1e-300))
+                squares = rows.square().sum(1).cpu().numpy()
+                parts.append(squares / max(squares.mean(), 1e-300))
     return np.mean(parts, axis=0) if parts else np.ones(group.size)
 
 
@@ -219,19 +220,30 @@ def _rows(
     parts = []
     for writer in group.writers:
         layout = coupling.layouts[writer]
-        if layout.rows != ((group.name, layout.rows[0][1]),):
-            continue  # a writer of several groups cannot be cut by rows alone
-        matrix = tensors[writer].detach().reshape(group.size, -1)
+        matrix = tensors[writer].detach().flatten(1)
         matrix = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
-        if kind == "published-cosine":
-            matrix = torch.nn.functional.normalize(matrix, dim=1)
-        elif kind == "folded":
+        if kind == "folded":
             matrix = _fold(coupling, tensors, writer, matrix)
-            matrix = matrix / matrix.square().sum(1).mean().sqrt().clamp_min(1e-12)
-        parts.append(matrix)
-    if not parts:  # written by no weight alone: nothing but the order of channels is known
+        for start, area in _stretches(coupling, layout.rows, group.name):
+            part = matrix[start : start + group.size * area].reshape(group.size, -1)
+            if kind == "published-cosine":
+                part = torch.nn.functional.normalize(part, dim=1)
+            elif kind == "folded":
+                part = part / part.square().sum(1).mean().sqrt().clamp_min(1e-12)
+            parts.append(part)
+    if not parts:  # written by no weight: nothing but the order of channels is known
         return torch.eye(group.size)
     return torch.cat(parts, dim=1)
+
+
+def _stretches(coupling: Coupling, axis: AxisRuns, group: str) -> Iterator[tuple[int, int]]:
+    """(first entry, area) of every place where a group lies on an axis: queries and keys of a fused
+    layer are two."""
+    start = 0
+    for name, area in axis:
+        if name == group:
+            yield start, area
+        start += coupling.groups[name].size * area
 
 
 def _fold(coupling: Coupling, tensors: Mapping[str, Tensor], writer: str, matrix: Tensor) -> Tensor:

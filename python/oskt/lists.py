@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +91,12 @@ class Reading:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[entries] - offsets[:-1], lengths)
         return Reading(offsets, self.index[places], self.weight[places], self.size)
+
+    def scaled(self, factors: NDArray[np.float64]) -> Reading:
+        """Entry i times factors[i]."""
+        if (factors == 1).all():
+            return self
+        return replace(self, weight=self.weight * factors[self.entry])
 
     def with_area(self, area: int) -> Reading:
         """Every entry becomes `area` entries: the reading of a flattened axis."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from oskt.coupling import Coupling, TensorLayout
+from oskt.coupling import ChannelGroup, Coupling, TensorLayout
 from oskt.lists import Item, Reading
 from oskt.merge_tree import MergeTree, Partitions
 from oskt.widths import Clustering, cut
@@ -47,23 +48,30 @@ def student(
     "interpolate" over a copy's own block (published), with "exact" over its whole cluster.
     Statistics are copied like rows. MergeTree: columns are summed over the clusters at the cut,
     all else averaged, or the channel that a cluster keeps is read alone; `norm` says nothing.
+
+    Channels that meet in products (ChannelGroup.product) have no columns to sum. So that
+    q k / sqrt(head width) keeps its value, their rows are scaled: those of m copies by 1/sqrt(m)
+    ("exact"), the mean of m merged ones by sqrt(m), and in attention either by
+    (head width / head width of the source)^(1/4).
     """
     if norm not in ("interpolate", "exact"):
         raise ValueError(
             f"expand: norm must be 'interpolate' or 'exact', got {norm!r}. Choose one of the two."
         )
 
-    def of(partition: Clustering | MergeTree, n: int) -> GroupReading:
+    def of(group: ChannelGroup, partition: Clustering | MergeTree, n: int) -> GroupReading:
         if isinstance(partition, MergeTree):
-            return _of_tree(partition, n)
+            return _of_tree(group, partition, n)
         copies = cut(partition, n)
         rows = Reading.identity(partition.size).take(copies.rows)
         columns = Reading.sum(copies.labels)
-        if norm == "exact":
-            return GroupReading(
-                rows, columns, Reading.mean(partition.labels).take(copies.rows), rows
-            )
-        return GroupReading(rows, columns, Reading.mean(copies.labels), rows)
+        if norm == "interpolate":
+            return GroupReading(rows, columns, Reading.mean(copies.labels), rows)
+        vectors = Reading.mean(partition.labels).take(copies.rows)
+        scale = np.ones(n)
+        if group.product:  # no column sums up what its copies say: each says less
+            scale = _width_scale(group, n, partition.size) / np.sqrt(copies.counts)
+        return GroupReading(rows.scaled(scale), columns, vectors.scaled(scale), rows)
 
     return _items(coupling, partitions, widths, of, layouts)
 
@@ -74,7 +82,7 @@ def chain(
     """Teacher -> chain: with a Clustering a row is the mean of its members, as a statistic is;
     columns, vectors and everything of a MergeTree stay as they are."""
 
-    def of(partition: Clustering | MergeTree, n: int) -> GroupReading:
+    def of(group: ChannelGroup, partition: Clustering | MergeTree, n: int) -> GroupReading:
         same = GroupReading.identity(n)
         if isinstance(partition, MergeTree):
             return same
@@ -93,8 +101,8 @@ def truncation(
     """Nested chain -> the nested chain whose full width is the student: its tensors, and before
     its statistics those of the narrower measured widths."""
 
-    def of(tree: MergeTree, n: int) -> GroupReading:
-        student = _of_tree(tree, n)
+    def of(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
+        student = _of_tree(group, tree, n)
         own = student.statistic
         narrower = sum(tree.truncated(n).measured)
         statistic = Reading.of(
@@ -116,7 +124,7 @@ def kept(
 ) -> list[Item]:
     """Nested chain -> of every cluster of a student, the channel that it keeps at wider cuts."""
 
-    def of(tree: MergeTree, n: int) -> GroupReading:
+    def of(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
         one = Reading.select(tree.kept(n), tree.rows)
         return GroupReading(one, one, one, one)
 
@@ -133,19 +141,41 @@ def tied(
     of every cluster at the cut are equal (means of rows, vectors and statistics) or, where
     clusters do not merge, the channels that the student lacks are zero."""
 
-    def of(tree: MergeTree, n: int) -> GroupReading:
-        student, labels = _of_tree(tree, n), tree.cut(n).labels
+    def of(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
+        student, labels = _of_tree(group, tree, n), tree.cut(n).labels
         if tree.merges:
-            mean = student.vector.take(labels)
+            mean = Reading.mean(labels, tree.shares()).take(labels)
             same = Reading.identity(tree.rows)
             return GroupReading(mean, same, mean, student.statistic.take(labels))
         has = np.isin(np.arange(tree.rows), tree.kept(n)).astype(float)
-        own = Reading(np.arange(tree.rows + 1), np.arange(tree.rows), has, tree.rows)
+        own = Reading.identity(tree.rows).scaled(has)
+        rows = own.scaled(np.full(tree.rows, _width_scale(group, tree.rows, n)))
         statistic = student.statistic.take(labels)
         statistic = replace(statistic, weight=statistic.weight * has[statistic.entry])
-        return GroupReading(own, own, own, statistic)
+        return GroupReading(rows, own, rows, statistic)
 
     return _items(coupling, partitions, widths, of, layouts)
+
+
+def copy_shares(
+    partitions: Mapping[str, Clustering], widths: Mapping[str, int]
+) -> dict[str, NDArray[np.float64]]:
+    """Group -> how much each channel of a student counts where a norm spans them: all copies of a
+    row together count 1."""
+    return {name: 1 / cut(part, widths[name]).counts for name, part in partitions.items()}
+
+
+def tied_shares(
+    partitions: Mapping[str, MergeTree], widths: Mapping[str, int]
+) -> dict[str, NDArray[np.float64]]:
+    """The same for `tied`: the members of a cluster together count 1, channels that the student
+    lacks nothing."""
+    shares = {}
+    for name, tree in partitions.items():
+        labels = tree.cut(widths[name]).labels
+        has = np.isin(np.arange(tree.rows), tree.kept(widths[name])).astype(float)
+        shares[name] = 1 / np.bincount(labels)[labels] if tree.merges else has
+    return shares
 
 
 def statistic(tree: MergeTree, n: int) -> Reading:
@@ -182,28 +212,38 @@ def statistic(tree: MergeTree, n: int) -> Reading:
     return Reading.of(entry, index, weight, int(starts[-1]))
 
 
-def _of_tree(tree: MergeTree, n: int) -> GroupReading:
+def _of_tree(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
     """A nested chain's channels -> those of its student of width n."""
     if not tree.merges:
         one = Reading.select(tree.kept(n), tree.rows)
         return GroupReading(one, one, one, statistic(tree, n))
-    labels = tree.cut(n).labels
-    mean = Reading.mean(labels, tree.shares())
+    labels, shares = tree.cut(n).labels, tree.shares()
+    mean = Reading.mean(labels, shares)
+    if group.product:
+        # Channels that stand for m already hold sqrt(m) times their mean (truncated chains).
+        weight = np.sqrt(shares / np.bincount(labels, shares)[labels])
+        mean = Reading.of(labels, np.arange(tree.rows), weight, tree.rows)
+        mean = mean.scaled(np.full(n, _width_scale(group, n, tree.rows)))
     return GroupReading(mean, Reading.sum(labels), mean, statistic(tree, n))
+
+
+def _width_scale(group: ChannelGroup, n: int, source: int) -> float:
+    """What rows of queries and keys take so that another head width leaves the scores alone."""
+    return float((n / source) ** 0.25) if group.product == "attention" else 1.0
 
 
 def _items(
     coupling: Coupling,
     partitions: Mapping[str, Any],
     widths: Mapping[str, int],
-    of: Callable[[Any, int], GroupReading],
+    of: Callable[[ChannelGroup, Any, int], GroupReading],
     layouts: Sequence[TensorLayout],
 ) -> list[Item]:
     """The items of every layout, from the reading of each partition at its width (default N)."""
     groups = {}
     for name, group in coupling.groups.items():
         if name in partitions:
-            groups[name] = of(partitions[name], widths.get(name, group.size))
+            groups[name] = of(group, partitions[name], widths.get(name, group.size))
         else:
             groups[name] = GroupReading.identity(group.size)
     axes: dict[tuple[object, ...], Reading] = {}  # equal axes share one reading

@@ -38,20 +38,28 @@ def narrow(template: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -
             setattr(owner, leaf, nn.Parameter(new, old.requires_grad))
         else:
             owner.register_buffer(leaf, new, leaf not in owner._non_persistent_buffers_set)
-        if layout.role != "weight" and hasattr(owner, "num_features"):
-            owner.num_features = new.shape[0]  # type: ignore[assignment]
     resize(student, coupling, widths)
     return student
 
 
 def resize(module: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -> None:
-    """Set the channel counts that convolutions and linears carry beside their weights."""
+    """Set the channel counts that layers carry beside their tensors."""
     for name, layout in coupling.layouts.items():
-        if layout.role != "weight":
+        if layout.role == "plain":
             continue
         layer = _owner(module, name)[0]
         rows, columns = (*coupling.shape(name, widths), 1)[:2]
-        if isinstance(layer, nn.modules.conv._ConvNd):
+        if layout.role != "weight":
+            width = coupling.shape(name, widths)[layout.dim]
+            if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+                layer.normalized_shape = (width,)
+            elif isinstance(layer, nn.GroupNorm):
+                layer.num_channels = width
+            elif isinstance(layer, nn.Embedding):
+                layer.embedding_dim = width
+            elif isinstance(layer, nn.modules.batchnorm._NormBase):
+                layer.num_features = width
+        elif isinstance(layer, nn.modules.conv._ConvNd):
             if layer.groups > 1 and layout.groups == 1:  # depthwise: groups follow the channels
                 layer.groups = layer.groups * rows // layer.out_channels
             layer.out_channels, layer.in_channels = rows, columns * layer.groups

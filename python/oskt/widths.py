@@ -98,6 +98,11 @@ class Copies:
         )
         return labels
 
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[n], how many copies repeat the row of copy i."""
+        return np.bincount(self.rows)[self.rows]
+
 
 def cut(clustering: Clustering, n: int) -> Copies:
     """Deal the members of each cluster to its copies, in contiguous runs of ascending members.

@@ -235,10 +235,10 @@ class VisionTransformer(nn.Module):
         feature = self._joined(whole, parts)
         if not self.training:
             return feature
-        if self.classifier is None:
-            return feature, feature.new_empty(feature.shape[0], 0)
         necks = [self.get_submodule(name) for name in self.neck_names]
         normed = self._joined(necks[0](whole), [neck(x) for neck, x in zip(necks[1:], parts)])
+        if self.classifier is None:
+            return feature, normed.new_empty(len(normed), 0)
         return feature, self.classifier(normed)
 
     def tokens(self, images: Tensor) -> Tensor:
