@@ -179,13 +179,11 @@ def canonical_name(name: str) -> str:
     return name
 
 
-def _is_classifier(name: str) -> bool:
-    return name.partition(".")[0] in CLASSIFIERS
-
-
-def _is_backbone(name: str) -> bool:
-    head = _is_classifier(name) or name.startswith("bottleneck.")
-    return not head and not name.endswith("num_batches_tracked")
+def _classifiers_of(module: nn.Module) -> set[str]:
+    """Names that hold classifiers. A network with a stated head has its own there, and what is
+    beside it counts as backbone: `fc` of the omni-scale network."""
+    beside = {*module._modules} - {*getattr(module, "head", module._modules)}
+    return CLASSIFIERS - beside
 
 
 def load_pretrained(
@@ -201,7 +199,7 @@ def load_pretrained(
     Containers (teacher, model, state_dict, student, ema) are opened, trainer prefixes (module.,
     backbone., base., encoder_q., image_encoder.) are stripped on both sides, classifiers are
     dropped. So torchvision, LUPerson-NL, MoCo, Bag-of-Tricks, OSKT, fast-reid and torchreid
-    residual networks load as they are.
+    residual networks load as they are, and torchreid's omni-scale networks.
 
     Args:
         module: its names follow torchvision's (conv1, layer1.0.conv1, ...) behind any prefix.
@@ -226,6 +224,15 @@ def load_pretrained(
     """
     path = Path(path)
     tensors = read_state_dict(path, allow_pickle=allow_pickle)
+    classifiers = _classifiers_of(module)
+
+    def classifies(name: str) -> bool:
+        return name.partition(".")[0] in classifiers
+
+    def in_backbone(name: str) -> bool:
+        head = classifies(name) or name.startswith("bottleneck.")
+        return not head and not name.endswith("num_batches_tracked")
+
     places = {canonical_name(name): name for name in module.state_dict()}
     own = module.state_dict()
     accepted: dict[str, Tensor] = {}
@@ -234,18 +241,18 @@ def load_pretrained(
     for name in sorted(tensors, key=len):
         canonical = canonical_name(name)
         place = places.get(canonical)
-        dropped = _is_classifier(canonical) and not classifier
+        dropped = classifies(canonical) and not classifier
         if place is None or place in accepted or dropped:
             ignored.append(name)
         elif tensors[name].shape != own[place].shape:
-            if _is_classifier(canonical):
+            if classifies(canonical):
                 ignored.append(name)
             else:
                 shapes = tuple(tensors[name].shape), tuple(own[place].shape)
                 mismatched.append((place, *shapes))
         else:
             accepted[place] = tensors[name]
-    backbone = {place for canonical, place in places.items() if _is_backbone(canonical)}
+    backbone = {place for canonical, place in places.items() if in_backbone(canonical)}
     loaded = backbone & accepted.keys()
     strange = {place for place, _, _ in mismatched}
     report = LoadReport(

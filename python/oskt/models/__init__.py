@@ -6,10 +6,15 @@ from typing import Any
 
 from torch import nn
 
+from oskt.models.osnet import OSNet as OSNet
 from oskt.models.resnet import ResNet as ResNet
 from oskt.models.vit import VisionTransformer as VisionTransformer
 
-_FAMILIES: dict[str, type[nn.Module]] = {"resnet": ResNet, "vit": VisionTransformer}
+_FAMILIES: dict[str, type[nn.Module]] = {
+    "resnet": ResNet,
+    "osnet": OSNet,
+    "vit": VisionTransformer,
+}
 
 
 def build(spec: dict[str, Any]) -> nn.Module:
@@ -18,7 +23,7 @@ def build(spec: dict[str, Any]) -> nn.Module:
     family = options.pop("family", None)
     if family not in _FAMILIES:
         raise ValueError(
-            f"build: spec['family'] must be 'resnet' or 'vit', got {family!r}. "
+            f"build: spec['family'] must be one of {', '.join(_FAMILIES)}, got {family!r}. "
             "Update oskt, or pass the module yourself as `template`."
         )
     return _FAMILIES[family](**options)

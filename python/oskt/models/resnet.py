@@ -4,30 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
+from oskt.models.layers import IBN, NeckedNetwork, pooling_of
 from oskt.presets import LAYERS as LAYERS
 from oskt.presets import PRESETS as PRESETS
 from oskt.presets import widths as widths
 
 
-class GeM(nn.Module):
-    """Generalised mean over space: (mean x^p)^(1/p) with a learned p, x clamped to eps."""
-
-    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.p = nn.Parameter(torch.tensor(p))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1.0 / self.p)
-
-
 class _Block(nn.Module):
     """One residual block: two 3x3 convolutions (expansion 1) or a bottleneck (expansion 4)."""
 
-    def __init__(self, inputs: int, planes: int, stride: int, expansion: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int, expansion: int, ibn: bool) -> None:
         super().__init__()
         outputs = planes * expansion
         if expansion == 1:
@@ -36,7 +24,7 @@ class _Block(nn.Module):
         else:
             self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
             self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
+        self.bn1 = IBN(planes) if ibn else nn.BatchNorm2d(planes)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False) if expansion > 1 else None
         self.bn3 = nn.BatchNorm2d(outputs) if expansion > 1 else None
@@ -54,11 +42,11 @@ class _Block(nn.Module):
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(NeckedNetwork):
     """A residual network with a BNNeck head, the re-identification baseline of the field.
 
-    In evaluation mode the output is the embedding (B, F), the pooled feature after BNNeck; in
-    training mode it is (feature before BNNeck, logits), what the losses read.
+    Output as in NeckedNetwork: in evaluation mode the embedding (B, F), in training mode (feature,
+    logits).
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -68,9 +56,12 @@ class ResNet(nn.Module):
         layers: blocks per stage, in place of the depth's own.
         last_stride: stride of the last stage; 1 keeps the 16x8 map that ReID uses.
         pooling: "avg" or "gem".
+        ibn: half of the channels of every block's first norm are instance-normalised, but in the
+            last stage (IBN-a), which generalises better to other cameras.
 
-    Source: He et al. 2016; last stride and BNNeck from Luo et al. 2019 (Bag of Tricks). Differences
-    from torchvision: no fc layer, and `bottleneck` and `classifier` belong to the same module.
+    Source: He et al. 2016; last stride and BNNeck from Luo et al. 2019 (Bag of Tricks); IBN-a from
+    Pan et al. 2018. Differences from torchvision: no fc layer, and `bottleneck` and `classifier`
+    belong to the same module.
 
     Example:
         >>> import torch
@@ -78,9 +69,6 @@ class ResNet(nn.Module):
         >>> model(torch.zeros(2, 3, 64, 32)).shape
         torch.Size([2, 32])
     """
-
-    head = ("bottleneck", "classifier")
-    untrained = ("bottleneck.bias",)
 
     def __init__(
         self,
@@ -92,16 +80,13 @@ class ResNet(nn.Module):
         layers: Sequence[int] | None = None,
         last_stride: int = 1,
         pooling: str = "avg",
+        ibn: bool = False,
     ) -> None:
         super().__init__()
         if depth not in LAYERS:
             raise ValueError(
                 f"ResNet: depth must be one of {sorted(LAYERS)}, got {depth}. "
                 "Give `layers` for another number of blocks."
-            )
-        if pooling not in ("avg", "gem"):
-            raise ValueError(
-                f"ResNet: pooling must be 'avg' or 'gem', got {pooling!r}. Choose one of the two."
             )
         if in_planes < 1:
             raise ValueError(
@@ -123,6 +108,7 @@ class ResNet(nn.Module):
             "layers": list(layers),
             "last_stride": last_stride,
             "pooling": pooling,
+            "ibn": ibn,
         }
         expansion = 4 if depth >= 50 else 1
         self.conv1 = nn.Conv2d(3, in_planes, 7, 2, 3, bias=False)
@@ -135,32 +121,16 @@ class ResNet(nn.Module):
             stride = (1, 2, 2, last_stride)[stage - 1]
             modules = []
             for block in range(blocks):
-                modules.append(_Block(inputs, planes, stride if block == 0 else 1, expansion))
+                first = stride if block == 0 else 1
+                modules.append(_Block(inputs, planes, first, expansion, ibn and stage < 4))
                 inputs = planes * expansion
             self.add_module(f"layer{stage}", nn.Sequential(*modules))
-        self.pool = GeM() if pooling == "gem" else nn.AdaptiveAvgPool2d(1)
-        self.bottleneck = nn.BatchNorm1d(inputs)
-        self.classifier = nn.Linear(inputs, num_classes, bias=False) if num_classes else None
+        self.pool = pooling_of(pooling, "ResNet")
+        self.add_neck(inputs, num_classes)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """He initialisation (fan out) of convolutions, N(0, 0.001) of the classifier; BNNeck's
-        bias stays 0 and is not trained, so that the cosine of embeddings is about the origin."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.bottleneck.bias.requires_grad_(False)
-        if self.classifier is not None:
-            nn.init.normal_(self.classifier.weight, std=0.001)
-
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def feature(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for stage in ("layer1", "layer2", "layer3", "layer4"):
             x = self.get_submodule(stage)(x)
-        feature = self.pool(x).flatten(1)
-        embedding = self.bottleneck(feature)
-        if not self.training:
-            return embedding
-        if self.classifier is None:
-            return feature, feature.new_empty(len(feature), 0)
-        return feature, self.classifier(embedding)
+        return self.pool(x).flatten(1)

@@ -77,7 +77,7 @@ _POINTWISE = {aten.clone, aten.detach, aten.alias, aten._to_copy, aten.lift_fres
 # Functions whose own operators would hide what they do: their results are seen as a whole.
 _FUNCTIONS: dict[Any, Any] = {
     F.scaled_dot_product_attention: layers.attention,
-    torch.instance_norm: layers.instance_norm,
+    F.instance_norm: layers.instance_norm,
     **dict.fromkeys([torch.matmul, Tensor.matmul, Tensor.__matmul__], layers.activations),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from oskt.tracing.axes import Axis, Inner, Outer, freeze, leaf_runs, multiplied, unify
+from oskt.tracing.axes import Atom, Axis, Inner, Outer, Run, freeze, leaf_runs, multiplied, unify
 from oskt.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight
 
 
@@ -43,6 +43,8 @@ def _contract(sight: Sight, name: str, x: Tensor, dim: int, out: Tensor, out_dim
     """out channels = rows of parameter `name`, columns tied to axis `dim` of x."""
     layer = name.rpartition(".")[0] or name
     record = sight.trace.parameters[name]
+    if record.axes[0] is None:
+        record.axes[0] = (Run(Atom(1, f"{layer} has a single channel"), 1),)
     columns, rows = record.axes[1], record.axes[0]
     if record.shape[1] > 1:
         inputs = sight.channel(x, dim, layer)

@@ -260,7 +260,7 @@ def _parts(
         if axis is not None and not whole:
             axes = list(sight.look(out).axes)
             axes[dim] = part
-            sight.put(out, axes, sight.look(out).parameter, seen.writer)
+            sight.put(out, axes, sight.look(out).parameter)  # no norm of the whole follows
 
 
 def index(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:

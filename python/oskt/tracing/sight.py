@@ -64,7 +64,8 @@ class Sight:
             name, _ = self.named[id(tensor)]
             if name not in self.trace.parameters:
                 shape = tuple(tensor.shape)
-                axes: list[Axis] = [(Run(Atom(s), 1),) if s > 1 else None for s in shape]
+                alone = len(shape) == 1  # a bias of one channel; other sizes of 1 broadcast
+                axes: list[Axis] = [(Run(Atom(s), 1),) if s > 1 or alone else None for s in shape]
                 self.trace.parameters[name] = ParameterTrace(name, shape, axes, [None] * len(shape))
             axes_now = tuple(self.trace.parameters[name].axes)
             return self.put(tensor, axes_now, (name, tuple(range(tensor.dim()))))
