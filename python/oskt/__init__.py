@@ -9,10 +9,15 @@ if TYPE_CHECKING:
     from oskt import interop, models
     from oskt.chain import WeightChain
     from oskt.joint import JointModel
+    from oskt.ladder import ChainLadder
 
-__all__ = ["JointModel", "WeightChain", "interop", "models"]
+__all__ = ["ChainLadder", "JointModel", "WeightChain", "interop", "models"]
 
-_CLASSES = {"JointModel": "oskt.joint", "WeightChain": "oskt.chain"}
+_CLASSES = {
+    "ChainLadder": "oskt.ladder",
+    "JointModel": "oskt.joint",
+    "WeightChain": "oskt.chain",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,21 +1,40 @@
-"""The chain file: safetensors with a JSON header, written whole or not at all, never unpickled."""
+"""The chain file: safetensors with a JSON header, written whole or not at all, never unpickled.
+
+It holds one chain, or several of one teacher (a ladder), what they share once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from oskt import progressive, tensor_file
-from oskt.contents import Contents
+from oskt.contents import Contents, apart
 from oskt.part_file import Source, is_part_file
 
 FORMAT = "oskt-chain/1"
 
 
-def read(source: Source) -> Contents:
-    """The contents of a chain file, or of a progressive one, as NumPy arrays, without torch.
+def read(source: Source) -> list[Contents]:
+    """Every chain of a chain file, or that of a progressive one, as NumPy arrays, without torch.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: truncated, edited or foreign file, or one in bfloat16.
     """
     if isinstance(source, bytes) or is_part_file(source):
-        return progressive.read(source)
-    return Contents.of(*tensor_file.read(source, FORMAT))
+        return [progressive.read(source)]
+    return apart(*tensor_file.read(source, FORMAT))
+
+
+def single(source: Source, chains: Sequence[Contents]) -> Contents:
+    """The only chain of a file.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if len(chains) > 1:
+        raise ValueError(
+            f"load: '{source!s}' must hold one chain, got a ladder of {len(chains)}. "
+            "Read it with oskt.ChainLadder.load or oskt.edge.load_ladder."
+        )
+    return chains[0]

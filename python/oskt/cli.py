@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from oskt import interop, models, progressive, students
-from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, provenance, save_model, write_atomic
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.flags import RunOptions, numbers, training_flags
+from oskt.ladder import ChainLadder
 from oskt.part_file import Part, PartFile, is_part_file
 from oskt.pipeline import ReIDData, example_images
 from oskt.pretrained import load_pretrained
@@ -150,8 +150,12 @@ def refine(
     out: Out,
     teacher: Annotated[Path, typer.Option(help="model file of `oskt teacher`")],
     chain_width: Annotated[
-        float, typer.Option(help="narrowest width that is trained, as a share of the teacher's")
-    ] = 0.125,
+        str,
+        typer.Option(
+            help="narrowest width that is trained, as a share of the teacher's; several, such as "
+            "0.125,0.25,0.5, make a ladder of published chains, trained in one run"
+        ),
+    ] = "0.125",
     rows: Annotated[
         Literal["folded", "published"],
         typer.Option(
@@ -169,18 +173,23 @@ def refine(
         bool, typer.Option(help="keep the classifier in the file, for fine-tuning on this data")
     ] = True,
 ) -> None:
-    """Make a chain of a teacher and train the two together; writes OUT/chain.safetensors."""
+    """Make a chain of a teacher and train the two together; writes OUT/chain.safetensors.
+
+    With several --chain-width the file is a ladder: a student is read from the widest chain in it
+    that is nowhere wider than the student.
+    """
+    shares = numbers("refine: --chain-width", chain_width, float, "0.125,0.25,0.5")
     folder = _open(data, recipe, run)
     model, _ = students.load_model(teacher)
     batches = folder.training(recipe)
     _fit_classifier(model, batches.num_classes)
-    chain = WeightChain.from_teacher(
-        model, example_images(recipe), recipe.chain, chain_width, rows=rows, method=method,
+    ladder = ChainLadder.from_teacher(
+        model, example_images(recipe), shares, kind=recipe.chain, rows=rows, method=method,
         seed=recipe.seed, parent=file_hash(teacher),
     )  # fmt: skip
-    _print_frozen(chain)
+    _print_frozen(ladder)
     path = refine_chain(
-        model, chain, batches, recipe, out, parent=teacher, classifier=classifier,
+        model, ladder, batches, recipe, out, parent=teacher, classifier=classifier,
         calibration=folder.unlabelled, **_fit_options(folder, run),
     )  # fmt: skip
     console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -223,7 +232,7 @@ def expand(
     device: Device = None,
 ) -> None:
     """Write a student of any size; give --width, --preset, --group or a budget."""
-    source = WeightChain.load(chain)
+    source = ChainLadder.load(chain)
     given = dict(_assignment(item) for item in group) if group else None
     student = source.student(
         width=width, preset=preset, widths=given, params=params, macs=macs, norm=norm
@@ -234,8 +243,11 @@ def expand(
         fields = {k: trained[k] for k in ("height", "width", "pad", "flip", "erasing") if trained}
         fields |= {name: pixels for name, pixels in given_size.items() if pixels}
         ReIDData(recalibrate, Recipe(**fields), device=device).recalibrate(student)
-    parameters, macs = source.costs(students.widths_of(student))
+    sizes = students.widths_of(student)
+    parameters, macs = source.costs(sizes)
     save_model(out, student.cpu(), _student_meta(student, chain))
+    if len(source.chains) > 1:
+        console.print(f"from {source.name_of(source.chain_for(sizes))}")
     console.print(f"student: {out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
 
 
@@ -253,12 +265,11 @@ def pack(
     Every command that takes a chain takes this file too, and its first bytes alone up to the end
     of a part: send those first, the rest later. `oskt info` lists the parts again.
     """
-    source = WeightChain.load(chain)
+    ladder = ChainLadder.load(chain)
     dtype = "float16" if half else None
-    parts = progressive.write(
-        source, out, numbers("pack: --widths", widths, float, "0.25,0.5,1"), dtype=dtype
-    )
-    console.print(_parts_table(source, parts))
+    shares = numbers("pack: --widths", widths, float, "0.25,0.5,1")
+    parts = progressive.write(ladder.chains[0], out, shares, dtype=dtype)
+    console.print(_parts_table(ladder, parts))
 
 
 @app.command()
@@ -387,18 +398,20 @@ def import_published(
     chain = interop.load_published_chain(folder)
     chain.save(out, dtype=torch.float16 if half else None)
     console.print(f"chain: {out} ({out.stat().st_size / 1e6:.1f} MB)")
-    console.print(_widths_table(chain))
+    console.print(_widths_table(ChainLadder([chain])))
 
 
 @app.command()
 def info(
     chain: Annotated[Path, typer.Argument(help="chain file, or a progressive one in part")],
 ) -> None:
-    """Show what a chain holds: its channel groups and widths, and the parts of its file."""
-    source = WeightChain.load(chain)
-    console.print(_widths_table(source))
+    """Show what a chain file holds: channel groups and widths, and its chains or its parts."""
+    ladder = ChainLadder.load(chain)
+    console.print(_widths_table(ladder))
+    if len(ladder.chains) > 1:
+        console.print(_chains_table(ladder))
     if is_part_file(chain):
-        console.print(_parts_table(source, PartFile(chain).whole()))
+        console.print(_parts_table(ladder, PartFile(chain).whole()))
 
 
 def _open(data: str, recipe: Recipe, run: RunOptions) -> ReIDData:
@@ -422,24 +435,32 @@ def _fit_classifier(model: torch.nn.Module, classes: int) -> None:
         students.replace_classifier(model, classes)
 
 
-def _widths_table(chain: WeightChain) -> Table:
+def _widths_table(ladder: ChainLadder) -> Table:
     table = Table("channel group", "teacher N", "chain M", "written by")
-    for name, group in chain.coupling.groups.items():
-        width = group.frozen if group.frozen else str(chain.widths[name])
+    for name, group in ladder.coupling.groups.items():
+        width = group.frozen or ", ".join(str(chain.widths[name]) for chain in ladder.chains)
         table.add_row(name, str(group.size), width, ", ".join(group.writers))
     return table
 
 
-def _parts_table(chain: WeightChain, parts: list[Part]) -> Table:
+def _chains_table(ladder: ChainLadder) -> Table:
+    table = Table("chain", "parameters of its S-Student", "MACs")
+    for chain in ladder.chains:
+        parameters, macs = ladder.costs(chain.widths)
+        table.add_row(ladder.name_of(chain), f"{parameters:,}", f"{macs:,}")
+    return table
+
+
+def _parts_table(ladder: ChainLadder, parts: list[Part]) -> Table:
     table = Table("part", "first bytes", "parameters", "MACs")
     for number, part in enumerate(parts, 1):
-        parameters, macs = chain.costs(part.about["widths"])
+        parameters, macs = ladder.costs(part.about["widths"])
         table.add_row(str(number), f"{part.end:,}", f"{parameters:,}", f"{macs:,}")
     return table
 
 
-def _print_frozen(chain: WeightChain) -> None:
-    for group in chain.coupling.groups.values():
+def _print_frozen(ladder: ChainLadder) -> None:
+    for group in ladder.coupling.groups.values():
         if group.frozen:
             console.print(f"frozen at {group.size}: {group.name} ({group.frozen})")
 

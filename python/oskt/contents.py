@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,6 +101,43 @@ class Contents:
             tuple(header["absent"]),
             header["meta"],
         )
+
+
+def together(ladder: Sequence[Contents]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays and header of a file that holds several chains of one teacher.
+
+    What is equal in all (the coupling, the teacher's vectors) stands there once; an array of chain
+    number i alone has "i." before its name, and header["chains"][i] has its own JSON values.
+    """
+    tensors = [contents.tensors() for contents in ladder]
+    headers = [contents.header() for contents in ladder]
+    shared = {n: x for n, x in tensors[0].items() if all(_equal(x, other[n]) for other in tensors)}
+    header = {n: x for n, x in headers[0].items() if all(x == other[n] for other in headers)}
+    own = {
+        f"{number}.{name}": array
+        for number, arrays in enumerate(tensors)
+        for name, array in arrays.items()
+        if name not in shared
+    }
+    chains = [{n: x for n, x in values.items() if n not in header} for values in headers]
+    return {**shared, **own}, {**header, "chains": chains}
+
+
+def apart(named: Mapping[str, Any], header: Mapping[str, Any]) -> list[Contents]:
+    """The chains of a file, whether of one chain or of `together`."""
+    found = []
+    for number, values in enumerate(header.get("chains", [{}])):
+        own = {
+            name.removeprefix(f"{number}."): array
+            for name, array in named.items()
+            if name.startswith(f"{number}.")
+        }
+        found.append(Contents.of({**named, **own}, {**header, **values}))
+    return found
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
 
 
 def _fields(nested: bool) -> tuple[str, ...]:

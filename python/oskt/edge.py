@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from oskt import chain_file, lists, presets, reading
 from oskt.contents import Contents
 from oskt.part_file import Source
+from oskt.routing import Ladder
 from oskt.sizes import Sizes
 from oskt.tensor_file import MODEL, file_hash, write_arrays
 
@@ -96,7 +97,7 @@ def load(source: Source) -> EdgeChain:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, edited or foreign file, or one in bfloat16.
+        ValueError: truncated, edited or foreign file, one in bfloat16, or a ladder of several.
 
     Example:
         >>> import tempfile, torch
@@ -108,7 +109,24 @@ def load(source: Source) -> EdgeChain:
         >>> load(path).student(width=1 / 2)["conv1.weight"].shape
         (4, 3, 7, 7)
     """
-    return EdgeChain(chain_file.read(source))
+    return EdgeChain(chain_file.single(source, chain_file.read(source)))
+
+
+def load_ladder(source: Source) -> Ladder[EdgeChain]:
+    """Read several chains of one file (oskt.ChainLadder), or one as a ladder of one.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from oskt import ChainLadder
+        >>> from oskt.models.resnet import ResNet
+        >>> path, images = Path(tempfile.mkdtemp()) / "ladder", torch.zeros(2, 3, 64, 32)
+        >>> ChainLadder.from_teacher(ResNet(18, 8), images, (1 / 4, 1 / 2), check=False).save(path)
+        >>> ladder = load_ladder(path)
+        >>> sizes = ladder.resolve(width=0.75)
+        >>> ladder.chain_for(sizes).student(widths=sizes)["conv1.weight"].shape
+        (6, 3, 7, 7)
+    """
+    return Ladder([EdgeChain(contents) for contents in chain_file.read(source)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m oskt.edge", description="Write a student of any size, without torch."
     )
-    parser.add_argument("chain", type=Path, help="chain file, progressive or not")
+    parser.add_argument("chain", type=Path, help="chain file, ladder or progressive file")
     parser.add_argument("--out", type=Path, required=True, help="model file to write")
     size = parser.add_argument_group("size: one of these; --params and --macs also together")
     size.add_argument("--width", type=float, help="share of the teacher's channels")
@@ -124,14 +142,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size.add_argument("--params", type=float, help="at most so many parameters")
     size.add_argument("--macs", type=float, help="at most so many MACs per image")
     given = parser.parse_args(arguments)
-    chain = load(given.chain)
-    sizes = chain.resolve(given.width, None, given.preset, given.params, given.macs)
+    ladder = load_ladder(given.chain)
+    sizes = ladder.resolve(given.width, preset=given.preset, params=given.params, macs=given.macs)
+    chain = ladder.chain_for(sizes)
     meta = {"widths": sizes, "parent": file_hash(given.chain), "tied": {}}
     spec = chain.meta.get("spec")
     if spec is not None and "classifier.weight" in chain.absent:
         spec = {**spec, "num_classes": 0}
     write_arrays(given.out, MODEL, chain.student(widths=sizes), {"spec": spec, **meta})
     parameters, macs = chain.costs(sizes)
+    if len(ladder.chains) > 1:
+        print(f"from {ladder.name_of(chain)}")
     print(f"student: {given.out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from oskt.calibration import calibrate
 from oskt.checkpoint import provenance, save_model
 from oskt.joint import JointModel
+from oskt.ladder import ChainLadder
 from oskt.losses import ReIDLoss, distillation, similarity_distillation
 from oskt.nested import NestedModel
 from oskt.train.loop import Batches, fit
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class JointObjective(nn.Module):
     """The ReID loss of every network, the refining loss and distillation; an Objective of `fit`.
 
-    L = teacher_loss L_ReID(teacher) + alpha L_refine
+    L = teacher_loss L_ReID(teacher) + alpha (sum over chains of L_refine)
         + sum over students of (L_ReID(student) + distill KL(teacher || student)
                                 + similarity (cosines of teacher - cosines of student)^2).
 
@@ -83,7 +84,7 @@ def _name(index: int) -> str:
 
 def refine_chain(
     teacher: nn.Module,
-    chain: WeightChain,
+    chain: WeightChain | ChainLadder,
     data: Batches,
     recipe: RefineRecipe,
     out: str | Path,
@@ -95,9 +96,13 @@ def refine_chain(
 ) -> Path:
     """Train teacher and chain together; write out/chain.safetensors and out/teacher.safetensors.
 
+    Of a ladder all chains are trained at once: every step runs the teacher once and the S-Student
+    of each, and the one file holds them all.
+
     Args:
         teacher: as in `train_teacher`; trained in place.
-        chain: WeightChain.from_teacher(teacher, ...); the result is a new one.
+        chain: WeightChain.from_teacher(teacher, ...) or, of kind "oskt", several as
+            ChainLadder.from_teacher(teacher, ...); the result is a new one.
         data: training batches.
         recipe: for example RECIPES["paper-refine"].
         out: folder of this run.
@@ -105,7 +110,8 @@ def refine_chain(
         classifier: keep the S-Student's classifier in the file, so that students start with it.
         calibration: of a nested chain: images on which norm statistics are measured at the end
             (see oskt.calibration.calibrate), so that students of every width work at once.
-        options: those of `loop.fit`; `evaluate` sees both teacher and S-Student.
+        options: those of `loop.fit`; `evaluate` sees teacher and S-Students, which metrics name
+            student, student2, ... from the narrowest.
 
     Returns:
         Path of the chain file, written by the first process.
@@ -118,9 +124,11 @@ def refine_chain(
         (the same function); it is evaluated too; distillation and nested chains are ours.
     """
     out = Path(out)
-    nested = recipe.chain == "nested"
+    chains = chain.chains if isinstance(chain, ChainLadder) else (chain,)
     joint = (
-        NestedModel(teacher, chain, recipe.random_widths) if nested else JointModel(teacher, chain)
+        NestedModel(teacher, chains[0], recipe.random_widths)
+        if recipe.chain == "nested"
+        else JointModel(teacher, *chains)
     )
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
     path = out / "chain.safetensors"
@@ -128,10 +136,14 @@ def refine_chain(
     if world.rank == 0:
         meta = describe(teacher, data, recipe, metrics, parent)
         save_model(out / "teacher.safetensors", joint.teacher, meta)
-        (refined,) = [joint.to_chain()] if isinstance(joint, NestedModel) else joint.to_chains()
-        if nested and calibration is not None:
-            refined = calibrate(refined, calibration)
-        refined.meta = {**refined.meta, **provenance(), **meta}
-        refined.save(path, classifier=classifier)
+        if isinstance(joint, NestedModel):
+            one = joint.to_chain()
+            refined = [one if calibration is None else calibrate(one, calibration)]
+        else:
+            refined = joint.to_chains()
+        for each in refined:
+            each.meta = {**each.meta, **provenance(), **meta}
+        whole = refined[0] if len(refined) == 1 else ChainLadder(refined)
+        whole.save(path, classifier=classifier)
     world.wait()  # nobody reads the files before they are there
     return path

@@ -1,0 +1,126 @@
+"""Several chains of one teacher in one file, refined in one run: students near their chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oskt import chain_file
+from oskt.chain import WeightChain, read_contents
+from oskt.checkpoint import write_tensors
+from oskt.contents import together
+from oskt.part_file import Source
+from oskt.routing import Ladder
+
+
+class ChainLadder(Ladder[WeightChain]):
+    """Weight chains of one teacher at several widths, usually each twice the one before.
+
+    A published chain is best at its own width: with several, a student of any size is near one
+    (see oskt.routing.Ladder for which). `oskt.train.refine_chain` trains them all in one run, in
+    which the teacher's forward and backward are shared.
+
+    Example:
+        >>> from oskt.models.resnet import ResNet
+        >>> teacher, images = ResNet(18, in_planes=8), torch.zeros(2, 3, 64, 32)
+        >>> ladder = ChainLadder.from_teacher(teacher, images, (1 / 8, 1 / 4, 1 / 2), check=False)
+        >>> ladder.name_of(ladder.chain_for(ladder.resolve(width=0.3)))
+        'chain 2 of 3, width 0.25'
+        >>> ladder.student(width=0.3)(images).shape
+        torch.Size([2, 19])
+    """
+
+    @staticmethod
+    def from_teacher(
+        module: nn.Module,
+        example_inputs: Tensor | Sequence[Tensor],
+        widths: Sequence[float] = (1 / 8, 1 / 4, 1 / 2),
+        kind: str = "oskt",
+        **options: Any,
+    ) -> ChainLadder:
+        """Make a chain of a teacher at each of some widths.
+
+        Args:
+            module, example_inputs: the teacher and its forward's arguments.
+            widths: shares of the teacher's channels in every free group, distinct, in (0, 1].
+            kind: "oskt", or "nested" at one width.
+            options: rows, method, seed, check, parent of WeightChain.from_teacher.
+
+        Raises:
+            ValueError: equal or no widths, or several for a nested chain; others as
+                WeightChain.from_teacher.
+        """
+        if not widths or len(set(widths)) < len(widths) or not all(0 < w <= 1 for w in widths):
+            raise ValueError(
+                "ChainLadder.from_teacher: widths must be distinct shares in (0, 1], got "
+                f"{list(widths)}. Example: widths=(0.125, 0.25, 0.5)."
+            )
+        if kind == "nested" and len(widths) > 1:
+            raise ValueError(
+                f"ChainLadder.from_teacher: widths must be one for a nested chain, got "
+                f"{list(widths)}. It serves every width above its narrowest."
+            )
+        return ChainLadder(
+            [
+                WeightChain.from_teacher(module, example_inputs, kind, width, **options)
+                for width in widths
+            ]
+        )
+
+    def expand(
+        self, widths: Mapping[str, int] | None = None, *, norm: str = "interpolate"
+    ) -> dict[str, Tensor]:
+        """The tensors of a student by state-dict name, from the widest chain that fits; groups not
+        named have the width of the narrowest chain. Otherwise as WeightChain.expand."""
+        sizes = self.resolve(widths_=widths or {})
+        return self.chain_for(sizes).expand(sizes, norm=norm)
+
+    def student(
+        self,
+        *,
+        width: float | None = None,
+        widths: Mapping[str, int] | None = None,
+        preset: str | None = None,
+        norm: str = "interpolate",
+        **budget: Any,
+    ) -> nn.Module:
+        """A student module from the widest chain that fits; as WeightChain.student.
+
+        Args:
+            width, preset, norm: as there.
+            widths: group -> channels; groups not named have the width of the narrowest chain.
+            budget: params, macs and what else WeightChain.student takes: the largest student of
+                one share for all groups that keeps it.
+        """
+        sizes = self.resolve(width, widths, preset, **budget)
+        return self.chain_for(sizes).student(widths=sizes, norm=norm)
+
+    def verify(self, *, quiet: bool = False) -> float:
+        """Measure the identity of every chain; see WeightChain.verify."""
+        worst = 0.0
+        for chain in self.chains:
+            if not quiet:
+                print(self.name_of(chain))
+            worst = max(worst, chain.verify(quiet=quiet))
+        return worst
+
+    def to(self, *args: Any, **kwargs: Any) -> ChainLadder:
+        """The ladder on another device or in another dtype (as Tensor.to)."""
+        return ChainLadder([chain.to(*args, **kwargs) for chain in self.chains])
+
+    def save(
+        self, path: str | Path, *, dtype: torch.dtype | None = None, classifier: bool = False
+    ) -> None:
+        """Write all chains as one file, what they share once; see WeightChain.save."""
+        stored = [chain.stored(dtype, classifier) for chain in self.chains]
+        write_tensors(path, chain_file.FORMAT, *together(stored))
+
+    @staticmethod
+    def load(source: Source, *, template: nn.Module | None = None) -> ChainLadder:
+        """Read a ladder, or a chain of either kind as a ladder of one; see WeightChain.load."""
+        contents = read_contents(source)
+        return ChainLadder([WeightChain.of_contents(c, source, template) for c in contents])
