@@ -27,7 +27,7 @@ from oskt import (
 )
 from oskt.checkpoint import read_tensors, write_tensors
 from oskt.clustering import cluster_channels, nest_channels
-from oskt.contents import Contents
+from oskt.contents import Contents, apart
 from oskt.coupling import Coupling
 from oskt.grouping import trace_coupling
 from oskt.lists import Item
@@ -368,11 +368,15 @@ class WeightChain(Sizes):
             classifier: keep weights that only training needs. They are as wide as the teacher
                 (751 identities x 2048: 6 MB) and useless for other data.
         """
+        stored = self.stored(dtype, classifier)
+        write_tensors(path, chain_file.FORMAT, stored.tensors(), stored.header())
+
+    def stored(self, dtype: torch.dtype | None, classifier: bool) -> Contents:
+        """What a file of `save` with these options keeps."""
         chain = self if classifier else self.lean()
-        stored = replace(
+        return replace(
             chain.contents(), weights=chain.weights.to(dtype), vectors=chain.vectors.to(dtype)
         )
-        write_tensors(path, chain_file.FORMAT, stored.tensors(), stored.header())
 
     def contents(self) -> Contents:
         """What a file keeps of the chain."""
@@ -403,12 +407,15 @@ class WeightChain(Sizes):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: truncated, edited or foreign file; template of another architecture.
+            ValueError: truncated, edited or foreign file, or a ladder of several chains; template
+                of another architecture.
         """
-        if isinstance(source, bytes) or is_part_file(source):
-            contents = progressive.read(source).mapped(torch.from_numpy)
-        else:
-            contents = Contents.of(*read_tensors(source, chain_file.FORMAT))
+        contents = chain_file.single(source, read_contents(source))
+        return WeightChain.of_contents(contents, source, template)
+
+    @staticmethod
+    def of_contents(contents: Contents, source: Source, template: nn.Module | None) -> WeightChain:
+        """A chain of a file; errors name the file."""
         coupling, meta = contents.coupling, contents.meta
         if template is None and meta.get("spec") is not None:
             with torch.device("meta"):
@@ -429,6 +436,13 @@ class WeightChain(Sizes):
             template=template,
             meta=meta,
         )
+
+
+def read_contents(source: Source) -> list[Contents]:
+    """Every chain of a chain file, or that of a progressive one, with tensors on the CPU."""
+    if isinstance(source, bytes) or is_part_file(source):
+        return [progressive.read(source).mapped(torch.from_numpy)]
+    return apart(*read_tensors(source, chain_file.FORMAT))
 
 
 def _check_template(source: Source, template: nn.Module, coupling: Coupling) -> None:
