@@ -15,6 +15,9 @@ from rich.table import Table
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from oskt.models.vit import VisionTransformer
+from oskt.vit_checkpoint import fitted
+
 CONTAINERS = ("teacher", "model", "state_dict", "student", "ema")
 PREFIXES = ("module.", "backbone.", "base.", "encoder_q.", "image_encoder.")
 CLASSIFIERS = {"fc", "head", "heads", "head_dist", "classifier", "dist", "pre_logits", "projector"}
@@ -193,13 +196,16 @@ def load_pretrained(
     min_coverage: float = 0.9,
     allow_pickle: bool = False,
     classifier: bool = False,
+    pixels: str = "imagenet",
 ) -> LoadReport:
     """Load a foreign checkpoint into a module by name and shape; nothing is guessed silently.
 
     Containers (teacher, model, state_dict, student, ema) are opened, trainer prefixes (module.,
     backbone., base., encoder_q., image_encoder.) are stripped on both sides, classifiers are
     dropped. So torchvision, LUPerson-NL, MoCo, Bag-of-Tricks, OSKT, fast-reid and torchreid
-    residual networks load as they are, and torchreid's omni-scale networks.
+    residual networks load as they are, torchreid's omni-scale networks, and the vision
+    transformers of PASS, timm, TransReID and OSKT, brought into the form of the module by
+    `oskt.vit_checkpoint.fitted`.
 
     Args:
         module: its names follow torchvision's (conv1, layer1.0.conv1, ...) behind any prefix.
@@ -209,28 +215,43 @@ def load_pretrained(
         allow_pickle: see `read_state_dict`.
         classifier: also load the classifier where its name and shape match, for a teacher of the
             same identities.
+        pixels: how the file's network normalised images: "imagenet" (PASS, DeiT, all residual
+            networks here), or "half", mean and std 0.5 (timm's ViTs, TransReID, OSKT_ViT), which
+            a vision transformer's patch embedding takes up exactly.
 
     Returns:
         The `LoadReport`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unreadable file, coverage below min_coverage, or NaN or Inf in the weights;
-            the module is then unchanged.
+        ValueError: an unreadable file, coverage below min_coverage, NaN or Inf in the weights, or
+            pixels that the module cannot take up; the module is then unchanged.
 
     Notes:
         fast-reid normalises inside its model and pools with ceil_mode; its weights load, but
         features differ slightly from fast-reid's own.
     """
     path = Path(path)
+    transformer = isinstance(module, VisionTransformer)
+    if pixels not in (("imagenet", "half") if transformer else ("imagenet",)):
+        raise ValueError(
+            f"load_pretrained: pixels must be 'imagenet', or 'half' for a vision transformer, got "
+            f"{pixels!r} for a {type(module).__name__}. Convolutions that pad with zeros cannot "
+            "take up another normalisation."
+        )
     tensors = read_state_dict(path, allow_pickle=allow_pickle)
+    if isinstance(module, VisionTransformer):
+        plain: dict[str, Tensor] = {}
+        for name in sorted(tensors, key=len):
+            plain.setdefault(canonical_name(name), tensors[name])
+        tensors = fitted(plain, module, pixels, path)
     classifiers = _classifiers_of(module)
 
     def classifies(name: str) -> bool:
         return name.partition(".")[0] in classifiers
 
     def in_backbone(name: str) -> bool:
-        head = classifies(name) or name.startswith("bottleneck.")
+        head = classifies(name) or name.startswith("bottleneck")
         return not head and not name.endswith("num_batches_tracked")
 
     places = {canonical_name(name): name for name in module.state_dict()}

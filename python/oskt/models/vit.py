@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from oskt.presets import VIT_PRESETS as PRESETS
 from oskt.presets import vit_widths as widths
 
-__all__ = ["PRESETS", "VisionTransformer", "fold_dw", "widths"]
+__all__ = ["PRESETS", "VisionTransformer", "widths"]
 
 EPS = 1e-6  # of every layer norm, as in timm and PASS
 
@@ -103,8 +102,8 @@ class VisionTransformer(nn.Module):
             token's).
         num_classes: identities; 0 leaves the classifier out (logits are then an empty tensor).
         stem_dim: channels of patch embedding, tokens and positions, if others than dim: a linear
-            layer without bias, `dw`, then leads to dim. Published students have it; `fold_dw`
-            multiplies it out.
+            layer without bias, `dw`, then leads to dim. Published students have it;
+            `vit_stem.fold_dw` multiplies it out.
         drop_path: probability with which the last block's branches are left out of an image in
             training; it rises linearly from 0 at the first block.
 
@@ -186,6 +185,12 @@ class VisionTransformer(nn.Module):
         return [f"{t}_pos" for t in ("cls", *self._part_numbers("part"))] if self.parts else []
 
     @property
+    def stem_tensors(self) -> dict[str, int]:
+        """What `dw` reads: name -> the dimension that is the stem's channels."""
+        loose = (*self.token_names, *self.position_names, "pos_embed")
+        return {"patch_embed.proj.weight": 0, "patch_embed.proj.bias": 0, **dict.fromkeys(loose, 2)}
+
+    @property
     def neck_names(self) -> list[str]:
         """The BNNecks: of the class token and of each part token."""
         return ["bottleneck", *self._part_numbers("bottleneck_")]
@@ -263,43 +268,6 @@ class VisionTransformer(nn.Module):
         if not parts:
             return whole
         return torch.cat([whole, sum(parts[1:], parts[0]) / len(parts)], 1)
-
-
-def fold_dw(model: VisionTransformer) -> VisionTransformer:
-    """The equal network without `dw`: patch embedding, tokens and positions multiplied by it.
-
-    W' = dw W, b' = dw b, t' = dw t: exact, because nothing but this layer reads the stem, and
-    computed in float64. Of 384 -> 120 it saves 0.29 M of 2.49 M parameters.
-
-    Args:
-        model: of any width, as built with stem_dim; left as it is.
-
-    Returns:
-        A copy; one without `dw` comes back as a plain copy.
-
-    Example:
-        >>> model = VisionTransformer(8, 1, 2, image=(32, 32), stem_dim=12)
-        >>> fold_dw(model).patch_embed.proj.weight.shape
-        torch.Size([8, 3, 16, 16])
-    """
-    folded = copy.deepcopy(model)
-    if folded.dw is None:
-        return folded
-    matrix = folded.dw.weight.detach().double()
-
-    def multiplied(tensor: Tensor, dim: int) -> nn.Parameter:
-        product = torch.tensordot(tensor.detach().double(), matrix, ([dim], [1]))
-        return nn.Parameter(product.movedim(-1, dim).to(tensor.dtype).contiguous())
-
-    conv = folded.patch_embed.proj
-    assert conv.bias is not None
-    conv.weight, conv.bias = multiplied(conv.weight, 0), multiplied(conv.bias, 0)
-    conv.out_channels = len(conv.weight)
-    for name in (*folded.token_names, *folded.position_names, "pos_embed"):
-        setattr(folded, name, multiplied(folded.get_parameter(name), 2))
-    folded.dw = None
-    folded.spec["stem_dim"] = None
-    return folded
 
 
 def _check(
