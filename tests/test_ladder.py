@@ -1,0 +1,329 @@
+"""Several chains of one teacher: refined in one run, kept in one file, routed by width."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from train_fakes import CLASSES, TinyData, recipe
+
+from oskt import ChainLadder, JointModel, WeightChain, edge
+from oskt.compare.scales import CHAIN_OF, SIZES
+from oskt.models.resnet import ResNet
+from oskt.train import refine_chain
+from oskt.train.refine import JointObjective
+
+SHAPE = (8, 3, 32, 16)
+NETWORK = {"depth": 50, "in_planes": 16, "layers": (1, 1, 1, 1)}
+SHARES = (1 / 8, 1 / 4, 1 / 2)
+OPTIONS = {"tensorboard": False, "device": "cpu"}
+
+
+def make_teacher(in_planes=4):
+    torch.manual_seed(0)
+    return ResNet(50, in_planes, num_classes=CLASSES, layers=(1, 1, 1, 1))
+
+
+def make_chain(teacher, width, **options):
+    return WeightChain.from_teacher(
+        teacher, torch.zeros(SHAPE), width=width, **{"check": False, **options}
+    )
+
+
+@pytest.fixture(scope="module")
+def ladder():
+    torch.manual_seed(0)
+    teacher = ResNet(num_classes=CLASSES, **NETWORK)
+    return ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), SHARES, check=False)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A small teacher and its chains of a quarter and half its width."""
+    teacher = make_teacher()
+    return teacher, [make_chain(teacher, width) for width in (1 / 4, 1 / 2)]
+
+
+@pytest.fixture(scope="module")
+def path(ladder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ladder") / "ladder.safetensors"
+    ladder.save(path, classifier=True)
+    return path
+
+
+def assert_same_student(one, other):
+    assert one.widths == other.widths
+    mine, theirs = one.state_dict(), other.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def objectives(pair):
+    """(of two chains at once, of each alone), in float64, on copies of one teacher."""
+    teacher, chains = pair
+    changed = recipe(height=32, width=16, center_weight=0.0, alpha=0.05, distill=4.0)
+
+    def make(*several):
+        joint = JointModel(copy.deepcopy(teacher), *several)
+        return JointObjective(joint, changed).double().train()
+
+    return make(*chains), [make(chain) for chain in chains]
+
+
+def test_students_are_those_of_each_chain_alone(objectives):
+    both, alone = objectives
+    images = torch.randn(SHAPE, dtype=torch.float64)
+    teacher, *students = both.joint(images)
+    for student, objective in zip(students, alone):
+        own_teacher, own_student = objective.joint(images)
+        assert all(map(torch.equal, student, own_student))
+        assert all(map(torch.equal, teacher, own_teacher))
+
+
+def test_loss_and_gradients_are_the_sum(objectives):
+    """L(a, b) = L(a) + L(b) - L_ReID(teacher), and so are the teacher's gradients."""
+    both, alone = objectives
+    images, ids = torch.randn(SHAPE, dtype=torch.float64), torch.arange(CLASSES).repeat(2)
+
+    def teacher_only():
+        objective = copy.deepcopy(alone[0])
+        loss, _ = objective.losses[0](*objective.joint.teacher(images), ids)
+        loss.backward()
+        return loss, objective.joint.teacher
+
+    def whole(objective):
+        loss, _ = objective(images, ids, progress=0.5)
+        loss.backward()
+        return loss
+
+    shared, teacher = teacher_only()
+    losses = [whole(objective) for objective in alone]
+    torch.testing.assert_close(whole(both), sum(losses) - shared)
+    for branch, objective in zip(both.joint.branches, alone):
+        torch.testing.assert_close(branch.weights.grad, objective.joint.branches[0].weights.grad)
+    for name, parameter in both.joint.teacher.named_parameters():
+        if parameter.requires_grad:
+            parts = [o.joint.teacher.get_parameter(name).grad for o in alone]
+            expected = sum(parts) - teacher.get_parameter(name).grad
+            # float64 sums of a few thousand terms around 1: errors far below 1e-10
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-10)
+
+
+def test_refining_loss_sums_over_chains(objectives):
+    both, alone = objectives
+    expected = sum(objective.joint.refining_loss(0.5) for objective in alone)
+    torch.testing.assert_close(both.joint.refining_loss(0.5), expected)
+
+
+class Pictures(TinyData):
+    def batches(self, epoch, start=0):
+        for images, ids, cameras in super().batches(epoch, start):
+            yield images.repeat(1, 1, 4, 4), ids, cameras
+
+
+def refine(out, wrap, **options):
+    torch.set_num_threads(1)  # bitwise runs
+    teacher = make_teacher()
+    path = refine_chain(
+        teacher, wrap(teacher), Pictures(steps=2),
+        recipe(height=32, width=16, alpha=0.05, distill=4.0), out, **OPTIONS, **options,
+    )  # fmt: skip
+    return ChainLadder.load(path)
+
+
+def two(teacher):
+    return ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), (1 / 2, 1 / 4), check=False)
+
+
+def assert_same_chains(one, other):
+    assert len(one.chains) == len(other.chains)
+    for a, b in zip(one.chains, other.chains):
+        for name in ("weights", "vectors", "statistics"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_stopped_refinement_of_a_ladder_goes_on(tmp_path):
+    refine(tmp_path / "cut", two, max_steps=3)
+    scores = {"mAP": 0.5}
+    seen = []
+
+    def evaluate(network):
+        seen.append(network.conv1.out_channels)
+        return scores
+
+    whole = refine(tmp_path / "whole", two, evaluate=evaluate)
+    assert_same_chains(refine(tmp_path / "cut", two, resume=True), whole)
+    assert seen == [4, 1, 2]
+    below, above = whole.chains
+    assert set(below.meta["metrics"]) == {"teacher/mAP", "student/mAP", "student2/mAP"}
+    assert below.meta["clustering"] != above.meta["clustering"]
+    assert torch.equal(below.vectors, above.vectors)  # the teacher's
+    assert not torch.equal(below.statistics, above.statistics[: len(below.statistics)])
+    assert whole.verify(quiet=True) < 1e-12
+
+
+def test_a_ladder_of_one_is_refined_as_its_chain(tmp_path):
+    one = refine(tmp_path / "chain", lambda teacher: make_chain(teacher, 1 / 2))
+    same = refine(tmp_path / "ladder", lambda teacher: ChainLadder([make_chain(teacher, 1 / 2)]))
+    assert_same_chains(one, same)
+    files = [tmp_path / name / "chain.safetensors" for name in ("chain", "ladder")]
+    assert_same_student(*(WeightChain.load(file).student(width=1 / 2) for file in files))
+
+
+# -- routing --------------------------------------------------------------------------------------
+
+
+def test_the_sizes_of_the_paper_go_to_its_chains(ladder):
+    shares = {}
+    for label in CHAIN_OF:
+        sizes = SIZES[label].widths(ladder.chains[0].coupling, NETWORK)
+        shares[label] = SHARES[ladder.chains.index(ladder.chain_for(sizes))]
+    assert shares == CHAIN_OF
+
+
+@pytest.mark.parametrize(
+    ("width", "number"),
+    [(0.01, 0), (1 / 8, 0), (0.24, 0), (1 / 4, 1), (0.49, 1), (1 / 2, 2), (1.0, 2)],
+)
+def test_a_share_goes_to_the_widest_chain_that_fits(ladder, width, number):
+    sizes = ladder.resolve(width)
+    chain = ladder.chain_for(sizes)
+    assert chain is ladder.chains[number]
+    assert_same_student(ladder.student(width=width), chain.student(widths=sizes))
+    tensors = ladder.expand(sizes)
+    assert all(torch.equal(tensors[n], t) for n, t in chain.expand(sizes).items())
+
+
+def test_one_narrow_group_decides(ladder):
+    half = ladder.chains[2].widths
+    narrow = {**half, "layer1.0.conv2": ladder.chains[0].widths["layer1.0.conv2"]}
+    assert ladder.chain_for(half) is ladder.chains[2]
+    assert ladder.chain_for(narrow) is ladder.chains[0]
+    # Groups that are not named have the width of the narrowest chain.
+    assert ladder.student(widths={"conv1": 16}).widths == {**ladder.widths, "conv1": 16}
+
+
+def test_a_budget_gives_the_largest_student_and_the_widest_chain(ladder):
+    for chain in ladder.chains:
+        exactly, _ = ladder.costs(chain.widths)
+        sizes = ladder.resolve(params=exactly)
+        assert ladder.costs(sizes)[0] <= exactly
+        assert ladder.chain_for(sizes) is chain
+        assert_same_student(ladder.student(params=exactly), chain.student(params=exactly))
+        if chain is not ladder.chains[0]:
+            below = ladder.chain_for(ladder.resolve(params=exactly - 1))
+            assert below is ladder.chains[ladder.chains.index(chain) - 1]
+
+
+def test_a_ladder_of_one_gives_the_students_of_its_chain(ladder):
+    chain = ladder.chains[1]
+    for request in (
+        {"width": 0.4}, {"widths": {"conv1": 9}}, {"params": 2e5, "macs": 1e7}, {"width": 0.01},
+        {"width": 0.7, "norm": "exact"},
+    ):  # fmt: skip
+        assert_same_student(ChainLadder([chain]).student(**request), chain.student(**request))
+
+
+def test_chains_are_sorted_and_named(ladder):
+    shuffled = ChainLadder([ladder.chains[i] for i in (2, 0, 1)])
+    assert shuffled.chains == ladder.chains
+    names = [ladder.name_of(chain) for chain in ladder.chains]
+    assert names == [f"chain {i} of 3, width {share:g}" for i, share in enumerate(SHARES, 1)]
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_holds_what_chains_share_once(ladder, path):
+    back = ChainLadder.load(path)
+    assert_same_chains(back, ladder)
+    for mine, stored in zip(ladder.chains, back.chains):
+        assert stored.meta == mine.meta
+        assert_same_student(stored.student(width=0.6), mine.student(width=0.6))
+    with safetensors.safe_open(path, "pt") as file:
+        names = set(file.keys())
+    assert {"vectors", "0.weights", "1.weights", "2.weights", "2.labels.conv1"} <= names
+    assert not {name for name in names if name.endswith(".vectors")}
+
+
+def test_what_differs_is_kept_apart(ladder, tmp_path):
+    """As after a refinement of each chain alone."""
+    below, above = (copy.copy(chain) for chain in ladder.chains[:2])
+    above.vectors = above.vectors + 1
+    above.meta = {**above.meta, "note": "of another run"}
+    mixed = ChainLadder([below, above])
+    mixed.save(tmp_path / "ladder", classifier=True)
+    back = ChainLadder.load(tmp_path / "ladder")
+    assert_same_chains(back, mixed)
+    assert [chain.meta.get("note") for chain in back.chains] == [None, "of another run"]
+
+
+def test_half_precision_without_the_classifier(ladder, path, tmp_path):
+    ladder.save(tmp_path / "half", dtype=torch.float16)
+    back = ChainLadder.load(tmp_path / "half")
+    assert (tmp_path / "half").stat().st_size < 0.6 * path.stat().st_size
+    expected = ladder.to(torch.float16).to(torch.float32).chains[2]
+    assert torch.equal(back.chains[2].weights, expected.lean().weights)
+    assert back.chains[0].absent == ("classifier.weight",)
+
+
+def test_a_chain_file_is_a_ladder_of_one(ladder, tmp_path):
+    ladder.chains[0].save(tmp_path / "chain", classifier=True)
+    assert_same_chains(ChainLadder.load(tmp_path / "chain"), ChainLadder(ladder.chains[:1]))
+    ChainLadder(ladder.chains[:1]).save(tmp_path / "one")
+    assert WeightChain.load(tmp_path / "one").widths == ladder.widths
+
+
+def test_the_edge_reads_ladders_too(ladder, path, capsys, tmp_path):
+    light = edge.load_ladder(path)
+    for width in (0.2, 0.5):
+        sizes = light.resolve(width)
+        assert sizes == ladder.resolve(width)
+        tensors = light.chain_for(sizes).student(widths=sizes)
+        for name, tensor in ladder.expand(sizes).items():
+            # NumPy adds in another order: see EdgeChain.student
+            np.testing.assert_allclose(tensors[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
+    edge.main([str(path), "--width", "0.3", "--out", str(tmp_path / "student")])
+    assert "from chain 2 of 3, width 0.25\n" in capsys.readouterr().out
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def test_errors(ladder, pair, path):
+    one = ladder.chains[0]
+    teacher, (_, half) = pair
+    with pytest.raises(ValueError, match=r"^ladder: chains must be one or more, got none\. Make"):
+        ChainLadder([])
+    with pytest.raises(ValueError, match=r"^ladder: chains must be of kind 'oskt', got 'nested' a"):
+        ChainLadder([make_chain(teacher, width, kind="nested") for width in (1 / 4, 1 / 2)])
+    with pytest.raises(ValueError, match=r"^ladder: chains must have the channel groups of one te"):
+        ChainLadder([one, half])
+    with pytest.raises(ValueError, match=r"narrower in none, got 2 and 2 channels of conv1\. Use"):
+        ChainLadder([one, one])
+    crossed = make_chain(teacher, 1 / 2, widths={"layer1.0.conv2": 1})
+    with pytest.raises(ValueError, match=r"got 2 and 1 channels of layer1.0.conv2\. Use shares fu"):
+        ChainLadder([make_chain(teacher, 1 / 4, widths={"layer1.0.conv2": 2}), crossed])
+    for widths in ((), (1 / 4, 1 / 4), (0, 1 / 2)):
+        with pytest.raises(ValueError, match=r"^ChainLadder.from_teacher: widths must be distinct"):
+            ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), widths)
+    with pytest.raises(ValueError, match=r"^ChainLadder.from_teacher: widths must be one for a ne"):
+        ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), kind="nested")
+    for load in (WeightChain.load, edge.load):
+        with pytest.raises(ValueError, match=r"must hold one chain, got a ladder of 3\. Read it w"):
+            load(path)
+    with pytest.raises(ValueError, match=r"^JointModel: chains must be one or more, got none\. Ma"):
+        JointModel(teacher)
+    nested = replace(recipe(alpha=0.0, center_weight=0.0), chain="nested")
+    with pytest.raises(
+        ValueError, match=r"^NestedModel: chain must be of kind 'nested', got 'oskt"
+    ):
+        refine_chain(teacher, two(teacher), TinyData(), nested, "unused")
