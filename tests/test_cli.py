@@ -99,6 +99,26 @@ def test_expand_per_group_and_info(work, tmp_path):
     assert "layer1.0.conv3" in run("info", chain)
 
 
+def test_a_ladder_is_refined_in_one_run_and_says_which_chain_it_takes(work, tmp_path):
+    run(*refine(work, tmp_path / "ladder", "--chain-width", "0.25,0.5"))
+    records = (tmp_path / "ladder" / "log.jsonl").read_text().splitlines()
+    assert any("student2/mAP" in json.loads(line) for line in records)
+    ladder = tmp_path / "ladder" / "chain.safetensors"
+    for width, name in ((0.4, "chain 1 of 2, width 0.25"), (0.75, "chain 2 of 2, width 0.5")):
+        output = run("expand", ladder, "--width", width, "--out", tmp_path / "s.safetensors")
+        assert f"from {name}\n" in output
+    output = run("info", ladder)
+    assert "chain 2 of 2, width 0.5" in output
+    assert "1, 2" in output  # widths of conv1
+    with pytest.raises(ValueError, match=r"widths must be one for a nested chain, got \[0.25, 0.5"):
+        run(*refine(work, tmp_path / "y", "--chain-width", "0.25,0.5", "--recipe", "nested",
+                    "--alpha", 0))  # fmt: skip
+    with pytest.raises(
+        ValueError, match="progressive.write: chain must be nested, got kind 'oskt'"
+    ):
+        run("pack", ladder, "--out", tmp_path / "packed")
+
+
 def test_import_of_a_published_chain(golden, tmp_path):
     out = tmp_path / "chain.safetensors"
     run("import", golden / "official_cnn_a", "--out", out)

@@ -223,6 +223,18 @@ def test_a_budget_gives_the_largest_student_and_the_widest_chain(ladder):
             assert below is ladder.chains[ladder.chains.index(chain) - 1]
 
 
+def test_a_budget_finds_a_chain_of_unequal_shares(pair):
+    """No uniform share keeps the budget and has the wide stem of the second chain."""
+    teacher, (quarter, _) = pair
+    wide = make_chain(teacher, 1 / 4, widths={"conv1": 4})
+    ladder = ChainLadder([quarter, wide])
+    parameters, macs = ladder.costs(wide.widths)
+    sizes = ladder.resolve(params=parameters, macs=macs)
+    assert sizes == wide.widths
+    assert ladder.chain_for(sizes) is wide
+    assert ladder.chain_for(quarter.resolve(params=parameters, macs=macs)) is quarter
+
+
 def test_a_ladder_of_one_gives_the_students_of_its_chain(ladder):
     chain = ladder.chains[1]
     for request in (
@@ -312,6 +324,12 @@ def test_errors(ladder, pair, path):
     crossed = make_chain(teacher, 1 / 2, widths={"layer1.0.conv2": 1})
     with pytest.raises(ValueError, match=r"got 2 and 1 channels of layer1.0.conv2\. Use shares fu"):
         ChainLadder([make_chain(teacher, 1 / 4, widths={"layer1.0.conv2": 2}), crossed])
+    with pytest.raises(ValueError, match=r"^WeightChain: .*must allow the smallest student, "):
+        ladder.student(params=10)
+    with pytest.raises(
+        ValueError, match=r"^WeightChain: one of width, widths, preset and a budget"
+    ):
+        ladder.student()
     for widths in ((), (1 / 4, 1 / 4), (0, 1 / 2)):
         with pytest.raises(ValueError, match=r"^ChainLadder.from_teacher: widths must be distinct"):
             ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), widths)

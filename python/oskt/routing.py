@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from oskt.coupling import Coupling
@@ -16,13 +17,12 @@ class Ladder(Generic[AnyChain]):
     that fits.
 
     A chain fits a student that has at least the chain's width in every group: its rows can be
-    copied, not merged. The widest one that fits has most rows of its own. What is asked for does
-    not depend on the chains but for their narrowest, which says how narrow a student can be, so a
-    ladder of one chain gives the students of that chain.
+    copied, not merged. The widest one that fits has most rows of its own. A budget goes to the
+    widest chain whose S-Student keeps it, and gives the largest student of that chain.
 
-    A student as wide as its chain is the S-Student that was trained; a wider one from the same
-    chain repeats rows and is no better before fine-tuning (docs/lab/ladder.md). Where nothing else
-    binds, ask for the width of a chain.
+    A student as wide as its chain is the S-Student that was trained; a wider one repeats rows and
+    is about as good before fine-tuning (docs/lab/ladder.md). Where nothing else binds, ask for the
+    width of a chain: `oskt info` lists what those cost.
 
     Args:
         chains: one or more in any order; several must be of kind "oskt".
@@ -92,6 +92,10 @@ class Ladder(Generic[AnyChain]):
 
         Groups that a mapping does not name have the width of the narrowest chain.
         """
+        if width is None and widths_ is None and preset is None:
+            for chain in self.chains[:0:-1]:
+                with suppress(ValueError):  # its smallest student exceeds the budget
+                    return chain.resolve(**budget)
         return self.chains[0].resolve(width, widths_, preset, **budget)
 
     def chain_for(self, widths: Mapping[str, int]) -> AnyChain:
