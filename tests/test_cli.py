@@ -113,9 +113,7 @@ def test_a_ladder_is_refined_in_one_run_and_says_which_chain_it_takes(work, tmp_
     with pytest.raises(ValueError, match=r"widths must be one for a nested chain, got \[0.25, 0.5"):
         run(*refine(work, tmp_path / "y", "--chain-width", "0.25,0.5", "--recipe", "nested",
                     "--alpha", 0))  # fmt: skip
-    with pytest.raises(
-        ValueError, match="progressive.write: chain must be nested, got kind 'oskt'"
-    ):
+    with pytest.raises(ValueError, match=r"^progressive.write: chain must be nested, got kind 'o"):
         run("pack", ladder, "--out", tmp_path / "packed")
 
 
