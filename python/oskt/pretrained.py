@@ -15,6 +15,7 @@ from rich.table import Table
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from oskt.models import head_of
 from oskt.models.vit import VisionTransformer
 from oskt.vit_checkpoint import fitted
 
@@ -185,7 +186,7 @@ def canonical_name(name: str) -> str:
 def _classifiers_of(module: nn.Module) -> set[str]:
     """Names that hold classifiers. A network with a stated head has its own there, and what is
     beside it counts as backbone: `fc` of the omni-scale network."""
-    beside = {*module._modules} - {*getattr(module, "head", module._modules)}
+    beside = {*module._modules} - {*(head_of(module) or module._modules)}
     return CLASSIFIERS - beside
 
 

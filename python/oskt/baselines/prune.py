@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from oskt import students
+from oskt import models, students
 from oskt.baselines.starts import complete
 from oskt.coupling import Coupling
 from oskt.widths import parameters
@@ -98,7 +98,7 @@ def _ratio(
 
     Shares of k / L, L the common multiple of all group sizes, give every reachable set of widths.
     """
-    head = tuple(f"{name}." for name in getattr(teacher, "head", ()))
+    head = tuple(f"{name}." for name in models.head_of(teacher))
     counts = [group.size for group in coupling.free.values()]
     steps = math.lcm(*counts)
     narrowest = -(-steps // min(counts))

@@ -33,3 +33,10 @@ def image_size(model: nn.Module) -> tuple[int, int]:
     """(height, width) of images to trace a network with: its own, where it takes one alone."""
     height, width = getattr(model, "spec", {}).get("image", (64, 32))
     return height, width
+
+
+def head_of(model: nn.Module) -> tuple[str, ...]:
+    """Modules that sizes of the backbone leave out, as a network of ours states them; a foreign
+    network may well have a layer of that name."""
+    head = getattr(model, "head", ())
+    return head if isinstance(head, tuple) else ()

@@ -43,11 +43,12 @@ RULES: dict[Any, Any] = {
     aten.native_layer_norm: layers.layer_norm,
     aten._fused_rms_norm: layers.layer_norm,
     aten.native_group_norm: layers.group_norm,
-    **dict.fromkeys([aten._softmax, aten._log_softmax], layers.softmax),
+    **dict.fromkeys([aten._softmax, aten._safe_softmax, aten._log_softmax], layers.softmax),
     **dict.fromkeys(
         [aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d,
          aten.adaptive_max_pool2d, aten.native_dropout, aten.upsample_nearest2d,
-         aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.constant_pad_nd],
+         aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.constant_pad_nd,
+         aten.fill_, aten.zero_],
         shapes.same_axes,
     ),
     **dict.fromkeys([aten.roll, aten.flip], shapes.along),
@@ -55,6 +56,11 @@ RULES: dict[Any, Any] = {
         [aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty_like,
          aten.zeros_like, aten.ones_like],
         shapes.create,
+    ),
+    **dict.fromkeys(
+        [aten.bernoulli, aten.bernoulli_, aten.rand_like, aten.randn_like, aten.uniform_,
+         aten.normal_],
+        shapes.noise,
     ),
     **dict.fromkeys([aten.mean, aten.sum, aten.amax], shapes.reduce),
     **dict.fromkeys([aten.t, aten.transpose, aten.permute], shapes.permute),
@@ -72,12 +78,19 @@ RULES: dict[Any, Any] = {
     aten.pixel_shuffle: shapes.pixel_shuffle,
     aten.pixel_unshuffle: shapes.pixel_unshuffle,
 }  # fmt: skip
-_POINTWISE = {aten.clone, aten.detach, aten.alias, aten._to_copy, aten.lift_fresh, aten.copy_}
+# Entry by entry, though torch does not tag them so.
+_POINTWISE = {
+    aten.clone, aten.detach, aten.alias, aten._to_copy, aten.lift_fresh, aten.copy_, aten.hardswish,
+    aten.hardswish_, aten.gelu_, aten.relu6_, aten.threshold_, aten._prelu_kernel, aten.masked_fill,
+    aten.masked_fill_,
+}  # fmt: skip
 
 # Functions whose own operators would hide what they do: their results are seen as a whole.
+_VIEWS = (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand)
 _FUNCTIONS: dict[Any, Any] = {
     F.scaled_dot_product_attention: layers.attention,
     F.instance_norm: layers.instance_norm,
+    F.rms_norm: layers.layer_norm,
     **dict.fromkeys([torch.matmul, Tensor.matmul, Tensor.__matmul__], layers.activations),
 }
 
@@ -115,8 +128,25 @@ class _Operators(TorchDispatchMode):
         return out
 
 
+class _Named(int):
+    """A whole number that a module keeps, such as head_dim: which one, when a view asks for it."""
+
+    name: tuple[str, str]  # path of the module, attribute
+
+
+def _with_named_numbers(module: nn.Module) -> nn.Module:
+    for path, owner in module.named_modules():
+        for attribute, value in vars(owner).items():
+            if type(value) is int and value > 1:
+                named = _Named(value)
+                named.name = (path, attribute)
+                vars(owner)[attribute] = named
+    return module
+
+
 class _Functions(TorchFunctionMode):
-    """The functions of _FUNCTIONS on activations, before they fall apart into operators."""
+    """Functions as the module calls them: those of _FUNCTIONS on activations, before they fall
+    apart into operators, and views whose sizes are numbers that a module keeps."""
 
     def __init__(self, operators: _Operators) -> None:
         super().__init__()
@@ -130,7 +160,10 @@ class _Functions(TorchFunctionMode):
             rule is layers.activations
             and (min(t.dim() for t in inputs) < 3 or any(sight.look(t).parameter for t in inputs))
         ):
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if func in _VIEWS and isinstance(out, Tensor):
+                self.note_sizes(args[1:], out)
+            return out
         self.operators.quiet = True
         try:
             out = func(*args, **kwargs)
@@ -138,6 +171,13 @@ class _Functions(TorchFunctionMode):
         finally:
             self.operators.quiet = False
         return out
+
+    def note_sizes(self, sizes: Sequence[Any], out: Tensor) -> None:
+        """Which axis a module's own number was the length of."""
+        sight = self.operators.sight
+        for size, axis in zip(_flatten(sizes), sight.look(out).axes):
+            if isinstance(size, _Named) and axis is not None:
+                sight.trace.numbers[size.name] = axis
 
 
 def _flatten(value: Any) -> Iterator[Any]:
@@ -185,7 +225,7 @@ def run_passes(
     MACs (`positions`, `products`) are those of the evaluation form. Outputs that a linear or
     convolution writes with no norm after it (logits) keep their width unless `free_outputs`.
     """
-    meta = on_meta(module)
+    meta = _with_named_numbers(on_meta(module))
     inputs = [_batch_of_two(t.to("meta")) if isinstance(t, Tensor) else t for t in example_inputs]
     named = {id(t): (name, t) for name, t in (*meta.named_parameters(), *meta.named_buffers())}
     batch = next((t.shape[0] for t in inputs if isinstance(t, Tensor) and t.dim()), 1)

@@ -108,7 +108,14 @@ class Inner:
     split: Split
 
 
-Axis: TypeAlias = "None | Runs | Outer | Inner"  # None: batch, space; no channel identity
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Outer dimensions and such without channels, joined to one by a view: batch x heads."""
+
+    factors: tuple[tuple[int, Outer | None], ...]  # (size, axis), the slowest first
+
+
+Axis: TypeAlias = "Runs | Outer | Inner | Counted | None"  # None: batch, space; no channel identity
 
 
 def leaf_runs(axis: Axis) -> list[Run]:
@@ -117,7 +124,15 @@ def leaf_runs(axis: Axis) -> list[Run]:
         return []
     if isinstance(axis, (Outer, Inner)):
         return leaf_runs(axis.split.parent)
+    if isinstance(axis, Counted):
+        return [run for _, factor in axis.factors for run in leaf_runs(factor)]
     return [leaf for run in axis for leaf in run.atom.leaves(run.area)]
+
+
+def splits_of(axis: Axis) -> list[Split]:
+    """The splits whose stretches a dimension counts."""
+    factors = [f for _, f in axis.factors] if isinstance(axis, Counted) else [axis]
+    return [factor.split for factor in factors if isinstance(factor, Outer)]
 
 
 def freeze(axis: Axis, reason: str) -> None:
@@ -133,11 +148,10 @@ def unify(left: Axis, right: Axis, op: str) -> None:
         if left.split.count == right.split.count:
             unify(left.split.parent, right.split.parent, op)
             return
-    elif isinstance(left, Outer) and isinstance(right, Outer):
+    elif isinstance(left, (Outer, Counted)) and isinstance(right, (Outer, Counted)):
         return  # two counts of stretches, neither of which changes
-    elif isinstance(left, tuple) and isinstance(right, tuple):
-        if _unify_runs(left, right):
-            return
+    elif isinstance(left, tuple) and isinstance(right, tuple) and _unify_runs(left, right):
+        return
     for axis in (left, right):
         freeze(axis, f"{op} ties axes of different structure")
 
@@ -223,14 +237,32 @@ def multiplied(axis: Runs, area: int) -> Runs:
     return tuple(Run(run.atom, run.area * area) for run in axis)
 
 
+def evenly(axis: Axis, count: int) -> bool:
+    """Whether `count` equal stretches of an axis stay equally wide; they then become blocks of
+    groups that lie over several."""
+    runs = leaf_runs(axis)
+    length = sum(run.atom.size * run.area for run in runs) // count
+    within: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    blocks: list[tuple[Atom, int]] = []
+    place = 0
+    for run in runs:
+        first, offset = divmod(place, length)
+        place += run.atom.size * run.area
+        number = max(1, -(-(place - first * length) // length))
+        if number > 1 and (offset or place % length or run.atom.size % number):
+            return False
+        blocks.append((run.atom, number))
+        for stretch_ in within[first : first + number]:
+            stretch_.append((id(run.atom), run.area * run.atom.size // number))
+    if any(sorted(stretch_) != sorted(within[0]) for stretch_ in within):
+        return False
+    for atom, number in blocks:
+        atom.blocks = math.lcm(atom.blocks, number)
+    return True
+
+
 def settle(splits: Sequence[Split]) -> None:
-    """Keep the stretches of splits equally wide: they become blocks of their groups."""
+    """Keep the stretches of splits equally wide."""
     for split in splits:
-        runs = leaf_runs(split.parent)
-        length = sum(run.atom.size * run.area for run in runs) // split.count
-        for run in runs:
-            blocks, rest = divmod(run.atom.size * run.area, length)
-            if rest or run.atom.size % max(1, blocks):
-                run.atom.freeze("a view cuts it into unequal parts")
-            else:
-                run.atom.blocks = math.lcm(run.atom.blocks, blocks)
+        if not evenly(split.parent, split.count):
+            freeze(split.parent, "a view cuts it into unequal parts")

@@ -7,7 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from oskt.tracing.axes import Atom, Axis, Inner, Outer, Run, freeze, leaf_runs, multiplied, unify
+from oskt.tracing.axes import (
+    Atom,
+    Axis,
+    Inner,
+    Outer,
+    Run,
+    evenly,
+    freeze,
+    multiplied,
+    splits_of,
+    unify,
+)
 from oskt.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight
 
 
@@ -44,7 +55,8 @@ def _contract(sight: Sight, name: str, x: Tensor, dim: int, out: Tensor, out_dim
     layer = name.rpartition(".")[0] or name
     record = sight.trace.parameters[name]
     if record.axes[0] is None:
-        record.axes[0] = (Run(Atom(1, f"{layer} has a single channel"), 1),)
+        fixed = f"{layer} has a single channel" if record.shape[0] == 1 else f"{name} is a table"
+        record.axes[0] = (Run(Atom(record.shape[0], fixed), 1),)
     columns, rows = record.axes[1], record.axes[0]
     if record.shape[1] > 1:
         inputs = sight.channel(x, dim, layer)
@@ -81,13 +93,9 @@ def _grouped(sight: Sight, name: str, x: Tensor, out: Tensor, groups: int) -> No
         rows = record.axes[0]
         # The weight's own second axis is one block of the input: it has no atom of its own.
         record.axes[1], record.roles[1], record.groups = inputs, COLUMN, groups
-        for axis in (inputs, rows):
-            leaves = leaf_runs(axis)
-            if len(leaves) == 1 and leaves[0].area == 1:
-                leaves[0].atom.blocks = math.lcm(leaves[0].atom.blocks, groups)
-            else:
-                freeze(inputs, f"{layer} is grouped over a joined axis")
-                freeze(rows, f"{layer} is grouped over a joined axis")
+        if not (evenly(inputs, groups) and evenly(rows, groups)):
+            freeze(inputs, f"{layer} is grouped over a joined axis")
+            freeze(rows, f"{layer} is grouped over a joined axis")
     _finish(sight, name, record.axes[0], out, 1)
 
 
@@ -116,7 +124,7 @@ def instance_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) ->
 
 def layer_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
     """Mean and variance over the last dimension: channels there weigh each other."""
-    x, shape, *vectors = args[:4]
+    x, shape, *vectors = (*args[:4], *kwargs.values())
     first = out[0] if isinstance(out, (tuple, list)) else out
     axes = sight.look(x).axes
     wide = [axis for axis in axes[-len(shape) :] if axis is not None]
@@ -137,11 +145,8 @@ def group_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
     x, weight, bias, *_, groups, _ = args
     axis = sight.channel(x, 1, op)
     names = [v for v in (weight, bias) if v is not None]
-    leaves = leaf_runs(axis)
-    if groups > 1 and (len(leaves) > 1 or leaves[0].area > 1):
+    if not evenly(axis, groups):
         freeze(axis, f"{op} spans parts of a joined axis")
-    elif groups > 1:
-        leaves[0].atom.blocks = math.lcm(leaves[0].atom.blocks, groups)
     if not names:
         freeze(axis, f"{op} spans it")
     _spanning(sight, op, axis, names)
@@ -193,7 +198,7 @@ def activations(
     inners = [axis.split for axis in axes[-2:] if isinstance(axis, Inner)]
     for dim in range(3, out.dim() + 1):
         met = [side[-dim] for side in (a, b) if len(side) >= dim and side[-dim] is not None]
-        mine = [m for m in met if isinstance(m, Outer) and m.split in inners]
+        mine = [m for m in met if any(split in inners for split in splits_of(m))]
         for axis in met[1:]:
             unify(met[0], axis, op)
         axes[-dim] = (mine or met or [None])[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oskt.tracing.axes import (
     Axis,
+    Counted,
     Inner,
     Outer,
     Split,
@@ -29,6 +30,11 @@ from oskt.tracing.sight import VECTOR, Sight
 def pointwise(sight: Sight, op: str, inputs: Sequence[Tensor], out: Tensor) -> None:
     """Equal indices of all operands meet: their axes are tied (a size of 1 broadcasts)."""
     axes: list[Axis] = [None] * out.dim()
+    told = [t for t in inputs if id(t) not in sight.noise]
+    if not told:
+        noise(sight, op, (), {}, out)
+        return
+    inputs = told
     for dim in range(1, out.dim() + 1):
         met = [
             (t, t.dim() - dim)
@@ -36,7 +42,7 @@ def pointwise(sight: Sight, op: str, inputs: Sequence[Tensor], out: Tensor) -> N
             if t.dim() >= dim and t.shape[-dim] == out.shape[-dim] and out.shape[-dim] > 1
         ]
         fixed = [sight.look(t).axes[d] for t, d in met]
-        if any(axis is None or isinstance(axis, Outer) for axis in fixed):
+        if any(axis is None or isinstance(axis, (Outer, Counted)) for axis in fixed):
             for t, d in met:
                 sight.plain(t, d)
         seen = [(sight.look(t), d) for t, d in met]
@@ -47,7 +53,7 @@ def pointwise(sight: Sight, op: str, inputs: Sequence[Tensor], out: Tensor) -> N
             unify(named[0][0].axes[named[0][1]], s.axes[d], op)
         if named:
             axes[-dim] = named[0][0].axes[named[0][1]]
-            if len(named) < len(met) and not isinstance(axes[-dim], Outer):
+            if len(named) < len(met) and not isinstance(axes[-dim], (Outer, Counted)):
                 freeze(axes[-dim], f"{op} meets a tensor without channel identity")
     sight.put(out, axes, sight.look(inputs[0]).parameter if len(inputs) == 1 else None)
 
@@ -133,6 +139,12 @@ def _gather(sight: Sight, x: Tensor, order: Sequence[int], out: Tensor) -> None:
 def create(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
     """A tensor shaped like another but holding none of its numbers."""
     sight.put(out, (None,) * out.dim())
+
+
+def noise(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
+    """Random numbers of one distribution (dropout's): they tell no channel from another."""
+    sight.put(out, (None,) * out.dim())
+    sight.noise.add(id(out))
 
 
 def cat(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -224,7 +236,7 @@ def _within(sight: Sight, axis: Axis, split: Split, part: Axis, known: dict[int,
 
 
 def slice_(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
-    x, dim, start, stop, step = (*args, *[None, None, None, 1][len(args) - 1 :])[:5]
+    x, dim, start, _, step = (*args, *[None, None, None, 1][len(args) - 1 :])[:5]
     dim = (dim or 0) % x.dim()
     size = x.shape[dim]
     start = min(max((start or 0) + (size if (start or 0) < 0 else 0), 0), size)
@@ -319,7 +331,7 @@ def _regroup(
     sight: Sight, op: str, factors: list[tuple[int, Axis]], sizes: Sequence[int]
 ) -> list[Axis] | None:
     """Row-major factors dealt to dimensions of the given sizes; None where that is not exact."""
-    factors = factors[::-1]  # the next one last
+    factors = [part for f in factors[::-1] for part in _parted(f)]  # the next one last
     result = []
     for size in sizes:
         pieces: list[Axis] = []
@@ -347,11 +359,16 @@ def _regroup(
     return result
 
 
+def _parted(factor: tuple[int, Axis]) -> list[tuple[int, Axis]]:
+    _, axis = factor
+    return [*reversed(axis.factors)] if isinstance(axis, Counted) else [factor]
+
+
 def _cut(sight: Sight, axis: Axis, length: int, size: int) -> tuple[Axis, Axis] | None:
     """A factor as two: `size` entries, then the rest of its `length`."""
     if axis is None:
         return None, None
-    if isinstance(axis, Outer):
+    if isinstance(axis, (Outer, Counted)):
         return None
     rest = length // size
     if isinstance(axis, tuple) and all(run.area % rest == 0 for run in leaf_runs(axis)):
@@ -377,7 +394,10 @@ def _join(sight: Sight, op: str, pieces: list[Axis], lengths: list[int]) -> tupl
             if axes[-2].split is not axes[-1].split:
                 break
             axes[-2:] = [axes[-1].split.parent]
-    return (axes[0],) if len(axes) == 1 else None
+    if len(axes) == 1:
+        return (axes[0],)
+    counted = [(n, p) for n, p in zip(lengths, pieces) if p is None or isinstance(p, Outer)]
+    return (Counted(tuple(counted)),) if len(counted) == len(pieces) else None
 
 
 def _factor(

@@ -43,6 +43,7 @@ class Trace:
     layer_norms: dict[str, Axis] = field(default_factory=dict)  # vector name -> what it spans
     positions: dict[str, int] = field(default_factory=dict)
     products: list[tuple[Axis, int]] = field(default_factory=list)
+    numbers: dict[tuple[str, str], Axis] = field(default_factory=dict)  # (module, attribute)
     outputs: list[tuple[Axis, ...]] = field(default_factory=list)  # training form's, evaluation's
     opaque: list[str] = field(default_factory=list)
 
@@ -54,6 +55,7 @@ class Sight:
         self.trace, self.named, self.batch = trace, named, batch
         self.seen: dict[int, Seen] = {}
         self.unnormed: dict[int, str] = {}  # tensor -> the layer that wrote it, no norm since
+        self.noise: set[int] = set()  # tensors of random numbers
         self.splits: list[Split] = []  # that views made and no selection took apart
 
     def look(self, tensor: Tensor) -> Seen:
