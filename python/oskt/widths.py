@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import heapq
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt.coupling import ChannelGroup, Coupling
+from oskt.coupling import AxisRuns, ChannelGroup, Coupling
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,22 +171,55 @@ def resolve(
     return result
 
 
+class Term(NamedTuple):
+    """Numbers that cost something: their shape at given widths, and what each of them counts."""
+
+    shape: Callable[[Mapping[str, int]], tuple[int, ...]]
+    counts: tuple[int, ...]
+
+
+def terms(coupling: Coupling, exclude: tuple[str, ...] = ()) -> Iterator[Term]:
+    """Everything that a student's costs are sums over, with counts (parameters, MACs, bytes).
+
+    Args:
+        coupling: of the teacher.
+        exclude: beginnings of tensor names that are no parameters of the backbone (its head).
+
+    Returns:
+        Parameters: trained numbers, weights and vectors. MACs: multiply-accumulates per image in
+        evaluation mode, of convolutions and linears and of attention's two products. Bytes: all
+        numbers that inference reads in float32, norm statistics and the head included, the
+        classifier (and what else only training needs) and batch counters not.
+    """
+    training_only = coupling.training_only
+    for name, layout in coupling.layouts.items():
+        trained = layout.role in ("weight", "vector") and not name.startswith(exclude or ("\0",))
+        read = name not in training_only and len(layout.shape) > 0
+        yield Term(
+            partial(coupling.shape, name),
+            (int(trained), coupling.positions.get(name, 0), 4 * int(read)),
+        )
+    for axis, count in coupling.products:
+        yield Term(partial(_length, coupling, axis), (0, count, 0))
+
+
+def _length(coupling: Coupling, axis: AxisRuns, widths: Mapping[str, int]) -> tuple[int]:
+    return (coupling.axis_size(axis, widths),)
+
+
 def parameters(coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str, ...] = ()) -> int:
-    """Trained numbers of the student (weights and vectors), without the layers in `exclude`."""
-    return sum(
-        math.prod(coupling.shape(name, widths))
-        for name, layout in coupling.layouts.items()
-        if layout.role in ("weight", "vector") and not name.startswith(exclude or ("\0",))
-    )
+    """Trained numbers of the student (see terms), without the layers in `exclude`."""
+    return _total(coupling, widths, exclude, 0)
 
 
 def macs(coupling: Coupling, widths: Mapping[str, int]) -> int:
-    """Multiply-accumulates per image, in evaluation mode: of convolutions and linears, and of
-    attention's two products."""
-    layers = sum(
-        math.prod(coupling.shape(name, widths)) * positions
-        for name, positions in coupling.positions.items()
-    )
-    return layers + sum(
-        coupling.axis_size(axis, widths) * count for axis, count in coupling.products
+    """Multiply-accumulates per image (see terms)."""
+    return _total(coupling, widths, (), 1)
+
+
+def _total(
+    coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str, ...], which: int
+) -> int:
+    return sum(
+        math.prod(term.shape(widths)) * term.counts[which] for term in terms(coupling, exclude)
     )

@@ -1,0 +1,122 @@
+"""Budgets: limits of what a student may cost, and the largest student within them.
+
+A *path* is a list of widths, each at least as wide as the one before in every group: shares of the
+teacher, or shapes by sensitivity (oskt.shapes). A budget takes the last of a path that keeps every
+limit. Needs no torch; what measures latency is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+from oskt.costs import Array, Costs
+
+Timer = Callable[[Mapping[str, int]], float]  # group -> width, to milliseconds per image
+NEAR = 0.95  # a measured latency this close below its limit ends the search
+
+
+@dataclass(frozen=True)
+class Path:
+    """So many widths [G], ascending; `at(i)` makes them as they are needed."""
+
+    length: int
+    at: Callable[[int], Array]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most so much of each; None is no limit.
+
+    Args:
+        params: parameters of the backbone, without its head.
+        macs: multiply-accumulates per image at the traced size.
+        memory_mb: float32 numbers that inference reads, in 10^6 bytes; no activations.
+        latency_ms: median milliseconds for one image, measured.
+
+    Raises:
+        ValueError: a limit that is not above 0.
+    """
+
+    params: float | None = None
+    macs: float | None = None
+    memory_mb: float | None = None
+    latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            limit = getattr(self, field.name)
+            if limit is not None and not limit > 0:
+                raise ValueError(
+                    f"budget: {field.name} must be > 0, got {limit}. Leave it out for no limit."
+                )
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that there are, by name."""
+        limits = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """Of (parameters, MACs, bytes): those that Costs computes; infinite where there is none."""
+        memory = None if self.memory_mb is None else self.memory_mb * 1e6
+        none = math.inf
+        return (
+            none if self.params is None else self.params,
+            none if self.macs is None else self.macs,
+            none if memory is None else memory,
+        )
+
+    def largest(self, path: Path, costs: Costs, timer: Timer | None = None) -> Array:
+        """The last widths of a path that keep every limit.
+
+        Closed forms are bisected first; latency then, between the smallest and what they allow,
+        each step a measurement, until one is within 5 % below the limit or none is left.
+
+        Args:
+            path: candidates, ascending.
+            costs: parameters, MACs and bytes.
+            timer: measures a student's latency; needed if that is limited.
+
+        Raises:
+            ValueError: the smallest is too large; the message says how small it is.
+        """
+
+        def fits(place: int) -> bool:
+            return all(cost <= limit for cost, limit in zip(costs(path.at(place)), self.limits))
+
+        low, high = -1, path.length
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        if low >= 0 and self.latency_ms is not None:
+            assert timer is not None
+            low = self._fastest(path, costs, timer, low)
+        if low < 0:
+            raise ValueError(self._refusal(costs, path.at(0), timer))
+        return path.at(low)
+
+    def _fastest(self, path: Path, costs: Costs, timer: Timer, last: int) -> int:
+        """The place of the largest that was measured to keep the latency; -1 if none did."""
+        assert self.latency_ms is not None
+        low, high, middle = -1, last + 1, last
+        while high - low > 1:
+            latency = timer(costs.widths(path.at(middle)))
+            low, high = (middle, high) if latency <= self.latency_ms else (low, middle)
+            if NEAR * self.latency_ms <= latency <= self.latency_ms:
+                break
+            middle = (low + high) // 2
+        return low
+
+    def _refusal(self, costs: Costs, smallest: Array, timer: Timer | None) -> str:
+        params, macs, memory = costs(smallest)
+        least = f"{params:,.0f} parameters, {macs:,.0f} MACs and {memory / 1e6:,.4g} MB"
+        if self.latency_ms is not None and timer is not None:
+            least += f" and {timer(costs.widths(smallest)):.3g} ms"
+        asked = ", ".join(f"{name}={limit:,g}" for name, limit in self.given.items())
+        return (
+            f"budget must allow the smallest student, {least}, got {asked}. "
+            "Raise the budget, or make a narrower chain."
+        )

@@ -1,0 +1,164 @@
+"""How long a student takes for one image, measured on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from oskt.chain import WeightChain
+
+WARM_UP = 5
+RUNS = 30  # at least
+SECONDS = 0.3  # at least, of all timed runs
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward of one network, and what was timed.
+
+    Args:
+        median_ms, low_ms, high_ms: median and quartiles over the runs.
+        runs: timed ones, after the warm-up.
+        images: shape of the batch.
+        device: name of the processor or card.
+        threads: of torch, on a CPU.
+        runtime: what ran it.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    images: tuple[int, ...]
+    device: str
+    threads: int
+    runtime: str
+
+    def __str__(self) -> str:
+        spread = f"{self.low_ms:.3g} to {self.high_ms:.3g}"
+        shape = "x".join(map(str, self.images))
+        threads = f", {self.threads} threads" if self.threads > 1 else ", 1 thread"
+        return (
+            f"{self.median_ms:.3g} ms (quartiles {spread}, {self.runs} runs of {shape}, "
+            f"{self.runtime} on {self.device}{threads if self.threads else ''})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, for a model file."""
+        return asdict(self)
+
+
+def measure(network: nn.Module, images: Tensor) -> Latency:
+    """Time the evaluation forward of a network: median of repeats, after a warm-up.
+
+    Args:
+        network: its mode is set to evaluation.
+        images: (B, 3, H, W) on the network's device.
+
+    Returns:
+        The time of whole calls, on a GPU to the end of its work. At least 30 runs and 0.3 s.
+
+    Notes:
+        What else runs on the machine is measured too. Eager torch, no compilation.
+
+    Example:
+        >>> found = measure(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 16, 16))
+        >>> found.runs >= 30 and 0 < found.low_ms <= found.median_ms <= found.high_ms
+        True
+    """
+    network.eval()
+    cuda = images.is_cuda
+
+    def once() -> float:
+        start = time.perf_counter()
+        network(images)
+        if cuda:
+            torch.cuda.synchronize(images.device)
+        return 1e3 * (time.perf_counter() - start)
+
+    times: list[float] = []
+    with torch.inference_mode():
+        for _ in range(WARM_UP):
+            once()
+        while len(times) < RUNS or sum(times) < 1e3 * SECONDS:
+            times.append(once())
+    low, median, high = statistics.quantiles(times, n=4)
+    return Latency(
+        median, low, high, len(times), tuple(images.shape),
+        torch.cuda.get_device_name(images.device) if cuda else _processor(),
+        0 if cuda else torch.get_num_threads(), f"torch {torch.__version__}",
+    )  # fmt: skip
+
+
+class Meter:
+    """Times students of a chain on one device, and remembers every width that it timed.
+
+    Args:
+        chain: with a template.
+        device: where students run: cpu, cuda or cuda:1.
+        timed: how one is timed: network, images -> Latency.
+
+    Raises:
+        ValueError: a device that is not here.
+
+    Example:
+        >>> from oskt import WeightChain
+        >>> from oskt.models.resnet import ResNet
+        >>> teacher, images = ResNet(18, in_planes=4), torch.zeros(1, 3, 32, 16)
+        >>> chain = WeightChain.from_teacher(teacher, images, "nested", check=False)
+        >>> meter = Meter(chain)
+        >>> limit = meter(chain.groups)  # milliseconds of the teacher
+        >>> widths = chain.resolve(latency_ms=limit, device=meter)
+        >>> len(meter.results), meter(widths) <= limit
+        (1, True)
+    """
+
+    def __init__(
+        self,
+        chain: WeightChain,
+        device: str = "cpu",
+        *,
+        timed: Callable[[nn.Module, Tensor], Latency] = measure,
+    ) -> None:
+        shape = (1, *chain.coupling.inputs[0][1:])
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        images = images.to(chain.statistics.dtype)
+        try:
+            self.images = images.to(torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"latency: device must be cpu or a GPU that is here, got {device!r}. "
+                "Measure on the machine that the student is for."
+            ) from error
+        self.chain = chain
+        self.timed = timed
+        self.results: dict[tuple[int, ...], Latency] = {}
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        """Milliseconds for one image, of the student of these widths."""
+        return self.latency(widths).median_ms
+
+    def latency(self, widths: Mapping[str, int]) -> Latency:
+        """The measurement, made at most once for each widths."""
+        key = tuple(widths[group] for group in self.chain.groups)
+        if key not in self.results:
+            student = self.chain.student(widths=widths).to(self.images.device)
+            self.results[key] = self.timed(student, self.images)
+        return self.results[key]
+
+
+def _processor() -> str:
+    """The CPU's name where the system says it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else "CPU"
