@@ -73,6 +73,8 @@ class Coupling:
         products: axis and count per image, of multiply-accumulates between activations: so many
             for each entry of the axis (attention).
         layer_norms: vector name -> what a layer, RMS or group norm with this vector spans.
+        numbers: (module, attribute, axis, parts): a whole number that a module keeps and reads,
+            the length of an axis over parts, such as the width of a head.
         outputs: per output tensor (the training form's, then the evaluation form's) the axis of
             every dimension.
         inputs: shapes of the example inputs, which `positions` belong to.
@@ -85,6 +87,7 @@ class Coupling:
     positions: dict[str, int]
     products: tuple[tuple[AxisRuns, int], ...] = ()
     layer_norms: dict[str, AxisRuns] = field(default_factory=dict)
+    numbers: tuple[tuple[str, str, AxisRuns, int], ...] = ()
     outputs: tuple[tuple[AxisRuns, ...], ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
     opaque: tuple[str, ...] = ()
@@ -143,6 +146,7 @@ class Coupling:
             "positions": self.positions,
             "products": self.products,
             "layer_norms": self.layer_norms,
+            "numbers": self.numbers,
             "outputs": self.outputs,
             "inputs": self.inputs,
             "opaque": self.opaque,
@@ -175,6 +179,7 @@ class Coupling:
             {k: int(v) for k, v in value["positions"].items()},
             tuple((axis(runs), int(count)) for runs, count in value.get("products", ())),
             {name: axis(runs) for name, runs in value.get("layer_norms", {}).items()},
+            tuple((m, a, axis(runs), int(parts)) for m, a, runs, parts in value.get("numbers", ())),
             tuple(tuple(axis(runs) for runs in output) for output in value["outputs"]),
             tuple(tuple(shape) for shape in value["inputs"]),
             tuple(value["opaque"]),

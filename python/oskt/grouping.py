@@ -7,13 +7,13 @@ checks the result numerically.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 from oskt.coupling import AxisRuns, ChannelGroup, Coupling, TensorLayout
 from oskt.tracing import COLUMN, ROW, STATISTIC, VECTOR, Trace, run_passes
-from oskt.tracing.axes import Axis, leaf_runs
+from oskt.tracing.axes import Axis, Inner, leaf_runs
 
 
 def trace_coupling(
@@ -109,6 +109,15 @@ class _Naming:
     def axis(self, axis: Axis) -> AxisRuns:
         return tuple((self.names[id(run.atom)], run.area) for run in leaf_runs(axis))
 
+    def numbers(self) -> Iterator[tuple[str, str, AxisRuns, int]]:
+        for (path, attribute), axis in self.trace.numbers.items():
+            parts = 1
+            while isinstance(axis, Inner):
+                parts *= axis.split.count
+                axis = axis.split.parent
+            if isinstance(axis, tuple):
+                yield path, attribute, self.axis(axis), parts
+
     def outputs(self) -> tuple[tuple[AxisRuns, ...], ...]:
         return tuple(
             tuple(
@@ -131,6 +140,7 @@ class _Naming:
             dict(self.trace.positions),
             tuple((self.axis(axis), count) for axis, count in self.trace.products),
             {name: self.axis(axis) for name, axis in self.trace.layer_norms.items()},
+            tuple(self.numbers()),
             self.outputs(),
             inputs,
             tuple(dict.fromkeys(self.trace.opaque)),

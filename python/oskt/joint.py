@@ -17,7 +17,7 @@ from oskt.chain import VECTORS, WEIGHTS, WeightChain
 
 class JointModel(nn.Module):
     """A teacher and its chains, trained together: gradients reach the teacher, the weights of
-    every chain and the norm vectors that all share.
+    every chain and the vectors (norms, biases) that all share, or that each chain has of its own.
 
     L = L_ReID(teacher) + sum over chains (L_ReID(S-Student) + alpha * L_refine); the caller adds
     the terms, `refining_loss` has summed its own. However many chains, the teacher runs once.
@@ -26,31 +26,41 @@ class JointModel(nn.Module):
         teacher: the module that the chains were made from; trained in place.
         chains: at their start, WeightChain.from_teacher(teacher, ...), each of another width.
         form: "sum", the published code's plain sum, or "mean", the paper's 1/L, 1/M_l.
+        vectors: "shared" with the teacher (the published code for CNNs), or "own": every chain has
+            its vectors, and the refining loss holds them to the teacher's (its code for ViTs).
 
     Attributes:
         branches: a Branch for every chain, in the order given.
 
     Raises:
-        ValueError: no chain, one of another kind or without all its weights, or an unknown form.
+        ValueError: no chain, one of another kind or without all its weights, or an unknown form
+            or value of vectors.
 
     Source: OSKT, arXiv 2511.06016, section 3; published `GeneChain`. Differences: BNNeck's gamma is
     shared like every other norm vector; the S-Student's classifier is a chain weight over
     teacher-width columns, so that it too reaches students of every width; several chains.
     """
 
-    def __init__(self, teacher: nn.Module, *chains: WeightChain, form: str = "sum") -> None:
+    def __init__(
+        self, teacher: nn.Module, *chains: WeightChain, form: str = "sum", vectors: str = "shared"
+    ) -> None:
         super().__init__()
-        if form not in ("sum", "mean"):
-            raise ValueError(
-                f"JointModel: form must be 'sum' or 'mean', got {form!r}. Choose one of the two."
-            )
+        for name, value, known in (
+            ("form", form, ("sum", "mean")),
+            ("vectors", vectors, ("shared", "own")),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"JointModel: {name} must be {known[0]!r} or {known[1]!r}, got {value!r}. "
+                    "Choose one of the two."
+                )
         if not chains:
             raise ValueError(
                 "JointModel: chains must be one or more, got none. "
                 "Make one with WeightChain.from_teacher(teacher, ...)."
             )
         self.teacher = teacher
-        branches = nn.ModuleList(Branch(chain, form) for chain in chains)
+        branches = nn.ModuleList(Branch(chain, form, vectors) for chain in chains)
         self.branches = cast("Sequence[Branch]", branches)  # which a ModuleList forgets
 
     def forward(self, images: Tensor) -> tuple[object, ...]:
@@ -59,7 +69,8 @@ class JointModel(nn.Module):
         return self.teacher(images), *[branch(images, teacher) for branch in self.branches]
 
     def refining_loss(self, scale: float = 1.0) -> Tensor:
-        """scale * sum over chains, clustered weights and rows k of |T_k - C_label(k)|^2."""
+        """scale * sum over chains, clustered weights and rows k of |T_k - C_label(k)|^2, and of the
+        squares between the teacher's vectors and a chain's own."""
         teacher = self._parameters_of_teacher()
         first, *others = (branch.refining_loss(teacher, scale) for branch in self.branches)
         return sum(others, first)
@@ -81,23 +92,25 @@ class Branch(nn.Module):
     """One chain of a JointModel: its rows, and the S-Student that is read from them.
 
     The S-Student is the expansion at chain width, run as a real narrow network: its weights come
-    from the chain's flat buffer, its gamma, beta and biases from the teacher's own (cluster means),
-    and it keeps running statistics of its own. Same function as the published code, which runs the
-    chain at teacher width through frozen 0/1 convolutions, at about 1/80 of that branch's MACs.
+    from the chain's flat buffer, its gamma, beta and biases from vectors of teacher width (cluster
+    means), the teacher's or the chain's own, and it keeps running statistics of its own. Same
+    function as the published code, which runs a CNN's chain at teacher width through frozen 0/1
+    convolutions, at about 1/80 of that branch's MACs.
 
     Methods take the teacher's parameters by name: they are the JointModel's, not a branch's.
 
     Args:
         chain: of kind "oskt", with all its weights.
-        form: of the refining loss, see JointModel.
+        form, vectors: see JointModel.
 
     Attributes:
         weights: the chain's rows, flat, as in WeightChain.
+        vectors: the chain's own vectors, flat, or None.
         student: the S-Student without its parameters.
         refined_names: the weights that the refining loss compares with the teacher's.
     """
 
-    def __init__(self, chain: WeightChain, form: str) -> None:
+    def __init__(self, chain: WeightChain, form: str, vectors: str) -> None:
         super().__init__()
         if chain.absent:
             raise ValueError(
@@ -112,7 +125,19 @@ class Branch(nn.Module):
         coupling = chain.coupling
         self._chain = chain
         self.weights = nn.Parameter(chain.weights.detach().clone())
+        own = vectors == "own"
+        self.vectors = nn.Parameter(chain.vectors.detach().clone()) if own else None
         self.vector_names = [t.name for t in coupling.layouts_of(VECTORS)]
+        self.vector_scale = 1.0 if form == "sum" else 1 / max(1, chain.vectors.numel())
+        self.untrained: Tensor  # vectors that stay the teacher's: BNNeck's bias
+        assert chain.template is not None
+        known = dict(chain.template.named_parameters())
+        marks = [
+            torch.full((known[name].numel(),), not known[name].requires_grad)
+            for name in self.vector_names
+        ]
+        untrained = torch.cat(marks) if marks else torch.empty(0, dtype=torch.bool)
+        self.register_buffer("untrained", untrained, persistent=False)
 
         layouts = coupling.layouts_of(WEIGHTS + VECTORS)
         self.shapes = {t.name: coupling.shape(t.name, chain.widths) for t in layouts}
@@ -134,8 +159,7 @@ class Branch(nn.Module):
 
     def tensors(self, teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The S-Student's parameters, differentiable in chain and teacher."""
-        vectors = [teacher[name].flatten() for name in self.vector_names]
-        flat = oskt_ext.expand(torch.cat([self.weights, *vectors]), self.plan)
+        flat = oskt_ext.expand(torch.cat([self.weights, self._vectors(teacher)]), self.plan)
         tensors = expansion.split(flat, self.shapes)
         return {name: tensors[name] if name in tensors else teacher[name] for name in self.supplied}
 
@@ -149,19 +173,34 @@ class Branch(nn.Module):
         return functional_call(self.student, self.tensors(teacher), (images,))
 
     def refining_loss(self, teacher: Mapping[str, Tensor], scale: float = 1.0) -> Tensor:
-        """scale * sum over clustered weights and rows k of |T_k - C_label(k)|^2, a scalar."""
-        return oskt_ext.refining_loss(
+        """scale * sum over clustered weights and rows k of |T_k - C_label(k)|^2, a scalar; plus the
+        squares between the teacher's vectors and own ones (form "mean": their mean)."""
+        loss = oskt_ext.refining_loss(
             [teacher[name] for name in self.refined_names], self.weights, self.refining, scale=scale
         )
+        if self.vectors is None:
+            return loss
+        apart = self._of_teacher(teacher) - self._vectors(teacher)
+        return loss + scale * self.vector_scale * apart.square().sum()
+
+    def _vectors(self, teacher: Mapping[str, Tensor]) -> Tensor:
+        """The vectors that students read, flat."""
+        theirs = self._of_teacher(teacher)
+        return theirs if self.vectors is None else torch.where(self.untrained, theirs, self.vectors)
+
+    def _of_teacher(self, teacher: Mapping[str, Tensor]) -> Tensor:
+        """The teacher's vectors, flat."""
+        parts = [teacher[name].flatten() for name in self.vector_names]
+        return torch.cat(parts) if parts else self.weights.new_empty(0)
 
     @torch.no_grad()
     def to_chain(self, teacher: Mapping[str, Tensor]) -> WeightChain:
-        """The chain so far: its rows, the teacher's vectors, the S-Student's statistics."""
+        """The chain so far: its rows, the vectors, the S-Student's statistics."""
         chain = copy.copy(self._chain)
         buffers = dict(self.student.named_buffers())
         chain.meta = dict(chain.meta)
         chain.weights = self.weights.detach().clone()
-        chain.vectors = _flat([teacher[name] for name in self.vector_names])
+        chain.vectors = self._vectors(teacher).detach().clone()
         chain.statistics = _flat(
             [buffers[t.name] for t in chain.coupling.layouts_of(("statistic",))]
         )

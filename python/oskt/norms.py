@@ -42,7 +42,7 @@ class WeightedNorm(nn.Module):
         self.over_space = grouped
         self.dim = 1 if grouped or _takes_channels_first(norm) else -1
         self.centred = not isinstance(norm, nn.RMSNorm)
-        self.eps = norm.eps
+        self.eps: float | None = getattr(norm, "eps", None)
         self.weight, self.bias = norm.weight, getattr(norm, "bias", None)
         self.share: Tensor
         self.register_buffer("share", share)

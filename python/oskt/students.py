@@ -43,7 +43,7 @@ def narrow(template: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -
 
 
 def resize(module: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -> None:
-    """Set the channel counts that layers carry beside their tensors."""
+    """Set the numbers of channels that layers keep beside their tensors."""
     for name, layout in coupling.layouts.items():
         if layout.role == "plain":
             continue
@@ -65,6 +65,8 @@ def resize(module: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -> 
             layer.out_channels, layer.in_channels = rows, columns * layer.groups
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = rows, columns
+    for path, attribute, axis, parts in coupling.numbers:
+        setattr(module.get_submodule(path), attribute, coupling.axis_size(axis, widths) // parts)
 
 
 def fill(
@@ -92,10 +94,10 @@ def replace_classifier(model: nn.Module, num_classes: int) -> None:
     """Give a re-identification model a fresh classifier, N(0, 0.001), for another set of ids."""
     bottleneck = model.get_submodule("bottleneck")
     assert isinstance(bottleneck, nn.BatchNorm1d)
-    device = bottleneck.weight.device
-    fresh = nn.Linear(bottleneck.num_features, num_classes, bias=False, device=device)
+    features = getattr(model, "feature_dim", bottleneck.num_features)
+    fresh = nn.Linear(features, num_classes, bias=False, device=bottleneck.weight.device)
     nn.init.normal_(fresh.weight, std=0.001)
-    model.add_module("classifier", fresh)
+    model.classifier = fresh
     spec = getattr(model, "spec", None)
     if isinstance(spec, dict):
         spec["num_classes"] = num_classes
@@ -141,8 +143,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     with torch.device("meta"):
         model = models.build(spec)
     if meta.get("widths"):
-        side = torch.zeros(2, 3, 64, 32)
-        model = narrow(model, trace_coupling(model, side), meta["widths"])
+        images = torch.zeros(2, 3, *models.image_size(model))
+        model = narrow(model, trace_coupling(model, images), meta["widths"])
         set_widths(model, meta["widths"])
     model.load_state_dict(state, assign=True)
     restore_frozen(model)

@@ -33,7 +33,8 @@ def checked(
     The check: numbers drawn at random (norm parameters too), channels clustered at random; the
     student of full width, whose channels repeat, must equal the merged student of chain width.
     All groups are checked at once, with two draws (a small group may be symmetric by chance); only
-    if that fails is each tried alone, with four.
+    if that fails is each tried alone, with four. A group whose students do not run (their code asks
+    for the teacher's sizes) fails as well.
     """
     trial = _randomised(module)
     rng = np.random.default_rng(0)
@@ -46,7 +47,16 @@ def checked(
             worst = max(worst, _relative(chain, chain.groups, values))
         return worst
 
-    if deviation_of(coupling, 2) < TOLERANCE:
+    def failure(trial_coupling: Coupling, draws: int) -> str | None:
+        try:
+            deviation = deviation_of(trial_coupling, draws)
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            return f"its students do not run ({str(error).splitlines()[0]})"
+        if deviation < TOLERANCE:
+            return None
+        return f"failed the numerical check (deviation {deviation:.1e})"
+
+    if failure(coupling, 2) is None:
         return coupling
     groups = dict(coupling.groups)
     for name in coupling.free:
@@ -55,9 +65,8 @@ def checked(
             for g, group in coupling.groups.items()
         }
         alone = replace(coupling, groups=others)
-        deviation = deviation_of(alone, 4)
-        if not deviation < TOLERANCE:
-            reason = f"failed the numerical check (deviation {deviation:.1e})"
+        reason = failure(alone, 4)
+        if reason is not None:
             groups[name] = replace(groups[name], frozen=reason)
     return replace(coupling, groups=groups)
 
