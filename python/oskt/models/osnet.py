@@ -163,9 +163,10 @@ class OSNet(NeckedNetwork):
     def reset_parameters(self) -> None:
         """As in NeckedNetwork; N(0, 0.01) of fc."""
         super().reset_parameters()
-        if self.fc is not None:
-            nn.init.normal_(self.fc[0].weight, std=0.01)
-            nn.init.zeros_(self.fc[0].bias)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module is not self.classifier:
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
 
     def feature(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.conv1(images))

@@ -124,17 +124,17 @@ def instance_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) ->
 
 def layer_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
     """Mean and variance over the last dimension: channels there weigh each other."""
-    x, shape, *vectors = (*args[:4], *kwargs.values())
+    x, shape = args[:2]
     first = out[0] if isinstance(out, (tuple, list)) else out
     axes = sight.look(x).axes
     wide = [axis for axis in axes[-len(shape) :] if axis is not None]
-    names = [v for v in vectors if isinstance(v, Tensor)]
+    names = [v for v in (*args[2:4], *kwargs.values()) if isinstance(v, Tensor)]
     if len(shape) > 1 or not names or any(not isinstance(axis, tuple) for axis in wide):
         for axis in wide:
             freeze(axis, f"{op} spans it")
         for vector in names:
-            for axis in sight.look(vector).axes:
-                freeze(axis, f"{op} spans it")
+            for own in sight.look(vector).axes:
+                freeze(own, f"{op} spans it")
     else:
         _spanning(sight, op, sight.channel(x, -1, op), names)
     sight.put(first, sight.look(x).axes)
