@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from oskt import models
+from oskt import models, students
+from oskt.chain import WeightChain
+from oskt.checkpoint import save_model
 from oskt.grouping import trace_coupling
 from oskt.models.vit import PRESETS, VisionTransformer, widths
 from oskt.models.vit_stem import fold_dw
@@ -280,3 +282,36 @@ def test_images_of_another_size_are_refused():
 def test_unknown_family_is_named():
     with pytest.raises(ValueError, match=r"must be one of .*vit, got 'swin'\. Update oskt"):
         models.build({"family": "swin"})
+
+
+def test_presets_are_sizes_of_a_chain():
+    teacher = VisionTransformer(384, 1, heads=6, patch=16, image=IMAGE, stem_dim=384, num_classes=3)
+    chain = WeightChain.from_teacher(teacher, torch.zeros(2, 3, *IMAGE), "nested", 0.25)
+    student = chain.student(preset="vit-s-s1")
+    assert student.norm.weight.shape == (120,)
+    assert student.blocks[0].mlp.fc1.weight.shape == (480, 120)
+    assert student.dw.weight.shape == (120, 384)  # the stem keeps the teacher's width
+    with pytest.raises(ValueError, match=r"preset must be one of .*vit-b-s2, on a chain of that"):
+        chain.student(preset="res50-s1")
+    folded = fold_dw(student)
+    images = torch.randn(2, 3, *IMAGE)
+    # products of 384 numbers, summed in another order, before one block
+    torch.testing.assert_close(folded(images), student(images), rtol=1e-4, atol=1e-4)
+    assert students.widths_of(folded) == widths(120, 1)
+
+
+def test_student_files_and_other_identities(tmp_path):
+    teacher = small(num_classes=5)
+    chain = WeightChain.from_teacher(teacher, torch.zeros(2, 3, *IMAGE), width=0.5)
+    student = chain.student(width=0.75)
+    meta = {"spec": student.spec, "widths": students.widths_of(student)}
+    path = save_model(tmp_path / "student.safetensors", student, meta)
+    images = torch.randn(2, 3, *IMAGE)
+    again, _ = students.load_model(path)
+    torch.testing.assert_close(again(images), student(images), rtol=0, atol=0)
+    assert not again.bottleneck_2.bias.requires_grad
+    students.replace_classifier(again, 9)
+    assert again.train()(images)[1].shape == (2, 9)
+    headless = small()
+    students.replace_classifier(headless, 4)
+    assert headless.train()(images)[1].shape == (2, 4)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oskt import interop, models, progressive, students
+from oskt import interop, models, presets, progressive, students
 from oskt.checkpoint import file_hash, provenance, save_model, write_atomic
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.flags import RunOptions, numbers, training_flags
@@ -112,32 +112,79 @@ def data_check(
         raise typer.Exit(1)
 
 
+_RESNET, _VIT = "--model resnet", "--model vit"
+
+
 @app.command()
-@training_flags("paper-teacher")
+@training_flags("paper-teacher", model={"vit": "paper-vit-teacher"})
 def teacher(
     recipe: Recipe,
     run: RunOptions,
     data: Data,
     out: Out,
-    depth: Annotated[int, typer.Option(help="18, 34, 50, 101 or 152")] = 50,
-    in_planes: Annotated[int, typer.Option(help="width of the stem; 64 is standard")] = 64,
-    multipliers: Annotated[str, typer.Option(help="planes of stages 2-4 over in_planes")] = "2,4,8",
-    layers: Annotated[str | None, typer.Option(help="blocks per stage, e.g. 2,2,2,2")] = None,
-    pooling: Annotated[Literal["avg", "gem"], typer.Option(help="over space")] = "avg",
+    model: Annotated[
+        Literal["resnet", "vit"], typer.Option(help="residual network or vision transformer")
+    ] = "resnet",
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="18, 34, 50 (default), 101 or 152; blocks of a transformer (12)"),
+    ] = None,
+    in_planes: Annotated[
+        int, typer.Option(help="width of the stem; 64 is standard", rich_help_panel=_RESNET)
+    ] = 64,
+    multipliers: Annotated[
+        str, typer.Option(help="planes of stages 2-4 over in_planes", rich_help_panel=_RESNET)
+    ] = "2,4,8",
+    layers: Annotated[
+        str | None, typer.Option(help="blocks per stage, e.g. 2,2,2,2", rich_help_panel=_RESNET)
+    ] = None,
+    pooling: Annotated[
+        Literal["avg", "gem"], typer.Option(help="over space", rich_help_panel=_RESNET)
+    ] = "avg",
+    dim: Annotated[
+        int, typer.Option(help="channels; 384 is ViT-S, 768 ViT-B", rich_help_panel=_VIT)
+    ] = 384,
+    heads: Annotated[
+        int, typer.Option(help="attention heads; 6 of ViT-S, 12 of ViT-B", rich_help_panel=_VIT)
+    ] = 6,
+    patch: Annotated[int, typer.Option(help="side of a patch, px", rich_help_panel=_VIT)] = 16,
+    parts: Annotated[
+        int, typer.Option(help="part tokens; 3 as PASS, 0 as timm", rich_help_panel=_VIT)
+    ] = 3,
+    drop_path: Annotated[
+        float,
+        typer.Option(help="share of branches left out in the last block", rich_help_panel=_VIT),
+    ] = 0.1,
     pretrained: Annotated[Path | None, typer.Option(help="checkpoint to start from")] = None,
     min_coverage: Annotated[float, typer.Option(help="share of it that must match")] = 0.9,
+    pixels: Annotated[
+        Literal["imagenet", "half"],
+        typer.Option(
+            help="how its network normalised images: ImageNet's mean and std (PASS, DeiT, residual "
+            "networks), or 0.5 and 0.5 (timm's ViTs, TransReID, OSKT_ViT)"
+        ),
+    ] = "imagenet",
 ) -> None:
-    """Train a residual network on a data folder; writes OUT/teacher.safetensors."""
+    """Train a network on a data folder; writes OUT/teacher.safetensors."""
     folder = _open(data, recipe, run)
     batches = folder.training(recipe)
     torch.manual_seed(recipe.seed)
-    model = models.ResNet(
-        depth, in_planes, numbers("--multipliers", multipliers, int, "2,4,8"), batches.num_classes,
-        layers=numbers("--layers", layers, int, "2,2,2,2") if layers else None, pooling=pooling,
-    )  # fmt: skip
+    network: torch.nn.Module
+    if model == "vit":
+        network = models.VisionTransformer(
+            dim, depth or 12, heads, patch=patch, image=folder.size, parts=parts,
+            num_classes=batches.num_classes, drop_path=drop_path,
+        )  # fmt: skip
+    else:
+        network = models.ResNet(
+            depth or 50, in_planes, numbers("--multipliers", multipliers, int, "2,4,8"),
+            batches.num_classes, pooling=pooling,
+            layers=numbers("--layers", layers, int, "2,2,2,2") if layers else None,
+        )  # fmt: skip
     if pretrained is not None:
-        console.print(load_pretrained(model, pretrained, min_coverage=min_coverage))
-    path = train_teacher(model, batches, recipe, out, **_fit_options(folder, run))
+        report = load_pretrained(network, pretrained, min_coverage=min_coverage, pixels=pixels)
+        console.print(report)
+    path = train_teacher(network, batches, recipe, out, **_fit_options(folder, run))
     console.print(f"teacher: {path}")
 
 
@@ -203,7 +250,7 @@ def expand(
     out: Annotated[Path, typer.Option(help="model file to write")],
     width: Annotated[float | None, typer.Option(help="share of the teacher's channels")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="size of the paper: " + ", ".join(models.resnet.PRESETS))
+        str | None, typer.Option(help="size of the paper: " + ", ".join(presets.NAMES))
     ] = None,
     params: Annotated[float | None, typer.Option(help="at most so many parameters")] = None,
     macs: Annotated[float | None, typer.Option(help="at most so many MACs per image")] = None,

@@ -40,7 +40,8 @@ def training_flags(
 
     Args:
         preset: the RECIPES entry that `--recipe` starts from when it is not given.
-        instead: field -> value of its flag -> the entry that `--recipe` starts from then.
+        instead: field, or another flag of the command -> its value -> the entry that `--recipe`
+            starts from then.
     """
     kind = type(RECIPES[preset])
 
@@ -49,7 +50,8 @@ def training_flags(
             chosen = {spec.name: options.pop(spec.name) for spec in fields(kind)}
             run = RunOptions(**{spec.name: options.pop(spec.name) for spec in fields(RunOptions)})
             if recipe is None:
-                found = [names.get(chosen[name]) for name, names in instead.items()]
+                given = {**options, **chosen}
+                found = [names.get(given[name]) for name, names in instead.items()]
                 recipe = next((name for name in found if name), preset)
             command(recipe=_recipe(recipe, kind, chosen), run=run, **options)
 

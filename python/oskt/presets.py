@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Residual networks.
 LAYERS = {
@@ -25,6 +26,8 @@ PRESETS: dict[str, tuple[int, tuple[int, int, int]]] = {
 
 # Vision transformers: name -> channels of the stream; of ViT-S (384) and of ViT-B (768).
 VIT_PRESETS = {"vit-s-s1": 120, "vit-s-s2": 168, "vit-b-s1": 264, "vit-b-s2": 336}
+
+NAMES = (*PRESETS, *VIT_PRESETS)
 
 
 def widths(
@@ -91,3 +94,19 @@ def vit_widths(
         sizes[f"blocks.{block}.attn.qkv#2"] = dim
         sizes[f"blocks.{block}.mlp.fc1"] = int(dim * mlp_ratio)
     return sizes
+
+
+def of_chain(preset: str, spec: Mapping[str, Any]) -> dict[str, int] | None:
+    """Channel group -> width of a preset on the chain of the network that a spec builds; None for
+    a preset of another family. A stem of its own keeps the teacher's width, as published."""
+    family = spec.get("family")
+    if family == "resnet" and preset in PRESETS:
+        return widths(*PRESETS[preset], layers=spec["layers"])
+    if family == "vit" and preset in VIT_PRESETS:
+        return vit_widths(
+            VIT_PRESETS[preset],
+            spec["depth"],
+            mlp_ratio=spec["mlp_ratio"],
+            stem_dim=spec["stem_dim"],
+        )
+    return None
