@@ -94,9 +94,30 @@ def test_statistics_of_the_s_student_travel(joint):
     assert chain.verify(quiet=True) < 1e-12
 
 
+def test_own_vectors_are_trained_apart_and_held_to_the_teachers(joint):
+    own = JointModel(joint.teacher, chain_of(joint), vectors="own")
+    (branch,) = own.branches
+    rows = joint.refining_loss().item()
+    assert own.refining_loss().item() == rows  # they begin as the teacher's
+    branch.vectors.data.add_(0.5)
+    moved = int((~branch.untrained).sum())
+    assert 0 < moved < len(branch.vectors)  # BNNeck's bias does not take part
+    # a sum of `moved` squares of 1/4 in float32: one rounding of 6e-8 for each level of the sum
+    assert own.refining_loss().item() - rows == pytest.approx(moved / 4, rel=1e-5)
+    student, teacher = own.s_students()[0], own.teacher
+    assert torch.equal(student.bottleneck.bias, torch.zeros_like(student.bottleneck.bias))
+    labels = torch.from_numpy(chain_of(own).clusterings["conv1"].labels)
+    means = torch.stack(
+        [teacher.bn1.weight[labels == k].mean() for k in range(int(labels.max()) + 1)]
+    )
+    torch.testing.assert_close(student.bn1.weight, means + 0.5)
+
+
 def test_wrong_arguments(joint, tmp_path):
     with pytest.raises(ValueError, match="form must be 'sum' or 'mean', got 'max'"):
         JointModel(joint.teacher, chain_of(joint), form="max")
+    with pytest.raises(ValueError, match="vectors must be 'shared' or 'own', got 'none'"):
+        JointModel(joint.teacher, chain_of(joint), vectors="none")
     chain_of(joint).save(tmp_path / "chain")
     with pytest.raises(ValueError, match="chain must hold all its weights, got one without class"):
         JointModel(joint.teacher, WeightChain.load(tmp_path / "chain"))

@@ -93,6 +93,10 @@ def test_recipes_survive_json():
             {"chain": "nested", "alpha": 0.0, "center_weight": 5e-4},
             r"chain and center_weight must agree, .*set center_weight 0",
         ),
+        (
+            {"chain": "nested", "alpha": 0.0, "vectors": "own"},
+            r"chain and vectors must agree, .*leave vectors 'shared'",
+        ),
         ({"random_widths": 2}, r"chain and random_widths must agree, .*set random_widths 0"),
         ({"steps": (70, 40)}, r"steps must be ascending epochs from 1, got \(70, 40\)\. Sort"),
         ({"optimizer": "adamw"}, r"optimizer must be one of \('adam', 'sgd'\), got 'adamw'"),

@@ -50,7 +50,7 @@ class TinyNet(nn.Module):
 class TinyJoint(nn.Module):
     """The interface of oskt.JointModel: the student is row pairs of the teacher's mean."""
 
-    def __init__(self, teacher, chain=None):
+    def __init__(self, teacher, chain=None, vectors="shared"):
         super().__init__()
         self.teacher = teacher
         self.student = TinyNet(3, dropout=0.0)

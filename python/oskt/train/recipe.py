@@ -176,6 +176,9 @@ class RefineRecipe(Recipe):
     alpha_ramp: Literal["constant", "linear"] = _flag(
         "constant", "alpha from the first step, or rising linearly from 0 to it at the end"
     )
+    vectors: Literal["shared", "own"] = _flag(
+        "shared", "norms and biases of a published chain: the teacher's, or its own (the ViT code)"
+    )
     distill: float = _flag(
         0.0, "weight of KL(teacher || student) on the logits, >= 0; temperature^2 is usual"
     )
@@ -218,6 +221,11 @@ class RefineRecipe(Recipe):
             not (nested and self.center_weight),
             ("chain", "center_weight"),
             "Features of several widths have no common centers: set center_weight 0.",
+        )
+        self._agree(
+            not (nested and self.vectors == "own"),
+            ("chain", "vectors"),
+            "A nested chain is the teacher itself: leave vectors 'shared'.",
         )
         self._agree(
             nested or not self.random_widths,
@@ -309,7 +317,7 @@ RECIPES: dict[str, Recipe] = {
     "paper-student": Recipe(epochs=100, steps=(40, 70, 90), **_PAPER),
     # OSKT_ViT.
     "paper-vit-teacher": Recipe(**_PAPER_VIT),
-    "paper-vit-refine": RefineRecipe(alpha_ramp="linear", **_PAPER_VIT),
+    "paper-vit-refine": RefineRecipe(alpha_ramp="linear", vectors="own", **_PAPER_VIT),
     "paper-vit-student": Recipe(**_PAPER_VIT),
     # `oskt demo`.
     "demo-teacher": Recipe(epochs=18, **_DEMO),

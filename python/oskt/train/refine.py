@@ -128,7 +128,7 @@ def refine_chain(
     joint = (
         NestedModel(teacher, chains[0], recipe.random_widths)
         if recipe.chain == "nested"
-        else JointModel(teacher, *chains)
+        else JointModel(teacher, *chains, vectors=recipe.vectors)
     )
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
     path = out / "chain.safetensors"
