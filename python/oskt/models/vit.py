@@ -255,10 +255,10 @@ class VisionTransformer(nn.Module):
                 f"{' x '.join(str(int(s)) for s in images.shape[-2:])}. Resize them, or build the "
                 "network with image=(height, width)."
             )
-        own = torch.cat(tuple(map(self.get_parameter, self.token_names)), 1)
+        # getattr: functional_call puts plain tensors where parameters were.
+        own = torch.cat([getattr(self, name) for name in self.token_names], 1)
         x = torch.cat([own.expand(images.shape[0], -1, -1), self.patch_embed(images)], 1)
-        positions = (*map(self.get_parameter, self.position_names), self.pos_embed)
-        x = x + torch.cat(positions, 1)
+        x = x + torch.cat([getattr(self, name) for name in (*self.position_names, "pos_embed")], 1)
         if self.dw is not None:
             x = self.dw(x)
         return self.norm(self.blocks(x)[:, : 1 + self.parts])

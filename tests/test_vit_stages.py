@@ -1,0 +1,89 @@
+"""A small vision transformer through every command, for both kinds of chain."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_cli import run
+
+from oskt import students
+from oskt.chain import WeightChain
+from oskt.checkpoint import load_state
+from oskt.models.vit import widths
+
+SMALL = ["--identities", "4", "--instances", "2", "--height", "32", "--width", "16", "--pad", "1",
+         "--warmup-epochs", "0", "--device", "cpu", "--workers", "0"]  # fmt: skip
+HEADS = [f"blocks.{block}.attn.qkv{part}" for block in (0, 1) for part in ("", "#2")]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """data -> teacher of 12 channels, 2 blocks, 4 patches and 4 tokens."""
+    folder = tmp_path_factory.mktemp("vit")
+    run(
+        "data", "make", folder / "data", "--train-ids", 8, "--test-ids", 4, "--images-per-id", 4,
+        "--cameras", 2, "--height", 32, "--width", 16, "--workers", 1,
+    )  # fmt: skip
+    run(
+        "teacher", "--model", "vit", "--data", folder / "data", "--out", folder / "teacher",
+        "--dim", 12, "--heads", 2, "--depth", 2, "--patch", 8, "--epochs", 2,
+        "--evaluate-every", 1, *SMALL,
+    )  # fmt: skip
+    return folder
+
+
+def refine(folder, kind):
+    out = folder / kind
+    if not out.is_dir():
+        recipe = {"oskt": ["--recipe", "paper-vit-refine"], "nested": ["--steps", ""]}[kind]
+        run(
+            "refine", "--data", folder / "data", "--out", out, "--chain", kind, *recipe,
+            "--teacher", folder / "teacher" / "teacher.safetensors", "--chain-width", "0.5",
+            "--epochs", "2", "--evaluate-every", "1", *SMALL,
+        )  # fmt: skip
+    return out / "chain.safetensors"
+
+
+def test_the_teacher_knows_its_recipe_and_its_image(work):
+    _, meta = load_state(work / "teacher" / "teacher.safetensors")
+    assert (meta["spec"]["family"], meta["spec"]["image"]) == ("vit", [32, 16])
+    assert (meta["recipe"]["optimizer"], meta["recipe"]["triplet"]) == ("sgd", "soft")
+    model, _ = students.load_model(work / "teacher" / "teacher.safetensors")
+    assert model.blocks[1].drop == pytest.approx(0.1)
+    assert model(torch.zeros(2, 3, 32, 16)).shape == (2, 24)
+
+
+@pytest.mark.parametrize("kind", ["oskt", "nested"])
+def test_students_of_every_command(work, tmp_path, kind):
+    path = refine(work, kind)
+    records = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
+    assert any("teacher/mAP" in r and "student/mAP" in r for r in records)
+    chain = WeightChain.load(path)
+    assert chain.kind == kind
+    assert chain.widths["patch_embed.proj"] == 6
+    frozen = {name for name, group in chain.coupling.groups.items() if group.frozen}
+    assert frozen == {"classifier", "patch_embed.proj.columns"}
+    assert chain.verify(quiet=True) < 1e-10  # float64, 4 layers: 1e-15 each, times norms' scale
+    run(
+        "expand", path, "--width", 0.75, "--out", tmp_path / "s.safetensors",
+        "--recalibrate", work / "data", "--device", "cpu",
+    )  # fmt: skip
+    run(
+        "finetune", "--data", work / "data", "--out", tmp_path / "tuned", "--epochs", 1,
+        "--student", tmp_path / "s.safetensors", "--recipe", "paper-vit-student", *SMALL,
+    )  # fmt: skip
+    tuned = tmp_path / "tuned" / "student.safetensors"
+    model, meta = students.load_model(tuned)
+    assert meta["widths"] == widths(9, 2) | dict.fromkeys(HEADS, 8)  # two heads of 4 channels
+    assert model.norm.weight.shape == (9,)
+    assert "mAP:" in run("evaluate", tuned, "--data", work / "data", "--device", "cpu")
+
+
+def test_a_nested_chain_at_full_width_is_its_teacher(work):
+    chain = WeightChain.load(refine(work, "nested"))
+    teacher, _ = students.load_model(work / "nested" / "teacher.safetensors")
+    images = torch.randn(2, 3, 32, 16)
+    student = chain.student(width=1.0)
+    torch.testing.assert_close(student(images), teacher(images), rtol=0, atol=0)
