@@ -16,11 +16,13 @@ from rich.table import Table
 from oskt import interop, models, presets, progressive, students
 from oskt.checkpoint import file_hash, provenance, save_model, write_atomic
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
-from oskt.flags import RunOptions, numbers, training_flags
+from oskt.export.command import command as export_command
+from oskt.flags import RunOptions, SizeOptions, flags, numbers, training_flags
 from oskt.ladder import ChainLadder
 from oskt.part_file import Part, PartFile, is_part_file
 from oskt.pipeline import ReIDData, example_images
 from oskt.pretrained import load_pretrained
+from oskt.sizing import ask, open_data, size_table
 from oskt.train import (
     Recipe,
     RefineRecipe,
@@ -243,20 +245,13 @@ def refine(
 
 
 @app.command()
+@flags(size=SizeOptions)
 def expand(
     chain: Annotated[
         Path, typer.Argument(help="chain file of `oskt refine`, `oskt pack` or `oskt import`")
     ],
     out: Annotated[Path, typer.Option(help="model file to write")],
-    width: Annotated[float | None, typer.Option(help="share of the teacher's channels")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="size of the paper: " + ", ".join(presets.NAMES))
-    ] = None,
-    params: Annotated[float | None, typer.Option(help="at most so many parameters")] = None,
-    macs: Annotated[float | None, typer.Option(help="at most so many MACs per image")] = None,
-    group: Annotated[
-        list[str] | None, typer.Option(help="NAME=CHANNELS of one channel group; repeatable")
-    ] = None,
+    size: SizeOptions,
     norm: Annotated[
         Literal["interpolate", "exact"],
         typer.Option(
@@ -271,31 +266,48 @@ def expand(
         ),
     ] = None,
     height: Annotated[
-        int | None, typer.Option(min=1, help="of those images, pixels; default as trained")
+        int | None, typer.Option(min=1, help="of images, pixels; default as trained")
     ] = None,
     image_width: Annotated[
-        int | None, typer.Option(min=1, help="of those images, pixels; default as trained")
+        int | None, typer.Option(min=1, help="of images, pixels; default as trained")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Write a student of any size; give --width, --preset, --group or a budget."""
-    source = ChainLadder.load(chain)
-    given = dict(_assignment(item) for item in group) if group else None
-    student = source.student(
-        width=width, preset=preset, widths=given, params=params, macs=macs, norm=norm
-    )
+    """Write a student of any size; give --width, --preset, --group or limits, several together."""
+    ladder = ChainLadder.load(chain)
+    answer = ask(ladder, size, device, height=height, width=image_width)
+    source = ladder.chain_for(answer.widths)
+    student = source.student(widths=answer.widths, norm=norm)
     if recalibrate is not None:
-        given_size = {"height": height, "width": image_width}
-        trained = source.meta.get("recipe", {})
-        fields = {k: trained[k] for k in ("height", "width", "pad", "flip", "erasing") if trained}
-        fields |= {name: pixels for name, pixels in given_size.items() if pixels}
-        ReIDData(recalibrate, Recipe(**fields), device=device).recalibrate(student)
-    sizes = students.widths_of(student)
-    parameters, macs = source.costs(sizes)
-    save_model(out, student.cpu(), _student_meta(student, chain))
-    if len(source.chains) > 1:
-        console.print(f"from {source.name_of(source.chain_for(sizes))}")
-    console.print(f"student: {out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
+        data = open_data(source.meta, recalibrate, device, height=height, width=image_width)
+        data.recalibrate(student)
+    save_model(out, student.cpu(), {**_student_meta(student, chain), **answer.measured()})
+    if len(ladder.chains) > 1:
+        console.print(f"from {ladder.name_of(source)}")
+    console.print(f"student: {out}  {answer}")
+
+
+@app.command("widths")
+@flags(size=SizeOptions)
+def show_widths(
+    chain: Annotated[Path, typer.Argument(help="chain file of any kind")],
+    size: SizeOptions,
+    every: Annotated[bool, typer.Option("--all", help="list every channel group's width")] = False,
+    device: Device = None,
+) -> None:
+    """Show what students of a chain cost, or which one --params, --macs, --latency-ms, ... give.
+
+    Parameters and MACs are those of the backbone, without its head; MB are all numbers that
+    inference reads, in float32, without activations. Latency is measured on this machine.
+    """
+    ladder = ChainLadder.load(chain)
+    if size == SizeOptions():
+        console.print(size_table(ladder))
+        return
+    answer = ask(ladder, size, device)
+    if every:
+        console.print(answer.table())
+    console.print(str(answer), soft_wrap=True)
 
 
 @app.command()
@@ -368,6 +380,9 @@ def evaluate(
         scores = {"mAP": result.mAP, "mINP": result.mINP, "cmc": result.cmc}
         source = {"model": str(model), "data": images.title, **provenance()}
         write_atomic(json_out, json.dumps({**scores, **source}, indent=1).encode())
+
+
+app.command("export")(export_command)
 
 
 @app.command()
@@ -535,15 +550,6 @@ def _data_set(text: str) -> tuple[str, str]:
             f"compare: --data must be NAME=PATH, got {text!r}. Example: --data source=market1501."
         )
     return name, path
-
-
-def _assignment(text: str) -> tuple[str, int]:
-    name, _, channels = text.partition("=")
-    if not channels.isdigit():
-        raise ValueError(
-            f"expand: --group must be NAME=CHANNELS, got {text!r}. Example: layer1.0.conv1=8."
-        )
-    return name, int(channels)
 
 
 def main() -> None:

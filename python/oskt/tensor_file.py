@@ -106,6 +106,15 @@ def read(
     return tensors, json.loads(found["content"])
 
 
+def format_of(path: str | Path) -> str:
+    """The format that a file of oskt names in its header; "" for any other file."""
+    try:
+        with safe_open(Path(path), "np") as file:
+            return _header(file.metadata() or {}).get("format", "")
+    except (SafetensorError, OSError):
+        return ""
+
+
 def _header(metadata: Mapping[str, str]) -> dict[str, str]:
     """Our entry of a safetensors header; empty if another program wrote the file."""
     try:

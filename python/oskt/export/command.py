@@ -1,0 +1,144 @@
+"""`oskt export`: a model file, or a student straight from a chain, as a file for inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from torch import nn
+
+from oskt import chain_file, presets, students
+from oskt.data import read_data
+from oskt.data.images import SUFFIXES
+from oskt.evaluate import evaluate
+from oskt.export import Exported, export_model, formats
+from oskt.ladder import ChainLadder
+from oskt.part_file import is_part_file
+from oskt.tensor_file import file_hash, format_of
+
+console = Console(markup=False, soft_wrap=True)  # a path may hold brackets
+
+
+def command(
+    model: Annotated[
+        Path, typer.Argument(help="model file, or with a size below a chain file to make it from")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="file to write, or a folder: it gets a name as trackers know it")
+    ],
+    width: Annotated[float | None, typer.Option(help="share of the teacher's channels")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="size of the paper: " + ", ".join(presets.NAMES))
+    ] = None,
+    params: Annotated[float | None, typer.Option(help="at most so many parameters")] = None,
+    macs: Annotated[float | None, typer.Option(help="at most so many MACs per image")] = None,
+    form: Annotated[
+        Literal["onnx", "torchscript", "torch-export"],
+        typer.Option("--format", help=".onnx, .torchscript or .pt2"),
+    ] = "onnx",
+    inputs: Annotated[
+        Literal["normalised", "rgb", "uint8"],
+        typer.Option(
+            "--input",
+            help="images that the file takes: normalised (as trackers give them), RGB in 0..1 or "
+            "uint8 pixels; with the last two it subtracts mean and divides by std itself",
+        ),
+    ] = "normalised",
+    l2: Annotated[bool, typer.Option("--l2", help="embeddings of length 1")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="quantise; needs --data or --images (ONNX alone)")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="data set: its training images calibrate int8 and are compared, and its query and "
+            "gallery give the mAP of int8 beside that of float32"
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder of images without labels, in place of --data")
+    ] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="pixels; default as trained")] = None,
+    image_width: Annotated[
+        int | None, typer.Option(min=1, help="pixels; default as trained")
+    ] = None,
+) -> None:
+    """Write a network for inference: ONNX, TorchScript or torch.export, checked in its runtime.
+
+    Norms are folded, the classifier is dropped, any number of images is taken at once. The file is
+    compared with the network before it is written; OUT.metadata.json says what it is.
+
+    BoxMOT and trackers like it take the file as it is (--input normalised, RGB, ImageNet's mean
+    and std). Their older versions want the name of a network that they know in the file's, such as
+    resnet50 or osnet_x0_25; with a folder as --out the file is named so.
+    """
+    sizes = {"width": width, "preset": preset, "params": params, "macs": macs}
+    network, meta = _open(model, {name: size for name, size in sizes.items() if size is not None})
+    trained = meta.get("recipe") or {}
+    fixed = getattr(network, "spec", {}).get("image") or (256, 128)
+    size = (
+        height or trained.get("height", fixed[0]),
+        image_width or trained.get("width", fixed[1]),
+    )
+    found = read_data(data) if data is not None else None
+    if images is not None:
+        paths: list[Path] = _pictures(images)
+    else:
+        paths = list(found.train.paths) if found is not None else []
+
+    def score(deployment: nn.Module) -> dict[str, float]:
+        scores = evaluate(deployment, found, height=size[0], width=size[1])
+        return {"mAP": scores.mAP, "rank1": scores.rank1}
+
+    about = {"parent": file_hash(model), "metrics": meta.get("metrics", {})}
+    if found is not None:
+        typer.echo(f"data: {found.root}: {found.title}")
+    done = export_model(
+        network, out, size=size, form=form, inputs=inputs, l2=l2, int8=int8, images=paths,
+        evaluate=score if found is not None else None, about=about,
+    )  # fmt: skip
+    _show(done)
+
+
+def _open(path: Path, size: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A model file's network, or with a size the student of a chain file."""
+    chain = path.is_file() and (is_part_file(path) or format_of(path) == chain_file.FORMAT)
+    if not chain and not size:
+        return students.load_model(path)
+    if chain and not size:
+        raise ValueError(
+            f"export: a chain must come with a size, got '{path}' alone. Give one of --width, "
+            "--preset, --params and --macs."
+        )
+    ladder = ChainLadder.load(path)
+    return ladder.student(**size), {"recipe": ladder.meta.get("recipe")}
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise FileNotFoundError(
+            f"export: --images must be a folder with {', '.join(sorted(SUFFIXES))} files in it or "
+            f"below, got none in '{folder}'. Check the path."
+        )
+    return found
+
+
+def _show(done: Exported) -> None:
+    about = done.about
+    for name, parity in done.parity.items():
+        of = "int8 against float32" if name == "int8" else f"parity on {name}"
+        console.print(f"{of}: {parity}", highlight=False)
+    for name, scores in done.scores.items():
+        console.print(
+            f"{name}: mAP {scores['mAP']:.1%}, rank-1 {scores['rank1']:.1%}", highlight=False
+        )
+    console.print(
+        f"{about['format']}: {done.path} ({done.path.stat().st_size / 1e6:.2f} MB)  "
+        f"{about['parameters']:,} parameters, {about['macs'] / 1e6:,.1f} M MACs, "
+        f"{formats.INPUT} (N, 3, {about['img_size'][0]}, {about['img_size'][1]}) "
+        f"-> {formats.OUTPUT} (N, {about['feature_dim']})",
+        highlight=False,
+    )
