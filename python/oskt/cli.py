@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oskt import interop, models, presets, progressive, students
+from oskt import export, interop, models, progressive, students
 from oskt.checkpoint import file_hash, provenance, save_model, write_atomic
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.export.command import command as export_command
@@ -353,7 +353,9 @@ def finetune(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="model file: teacher or student")],
+    model: Annotated[
+        Path, typer.Argument(help="model file, teacher or student, or a file of `oskt export`")
+    ],
     data: Data,
     height: Annotated[int | None, typer.Option(min=1, help="pixels; default as trained")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="pixels; default as trained")] = None,
@@ -364,8 +366,7 @@ def evaluate(
     """Score a model on the queries and gallery of a data set (Market-1501 protocol)."""
     from oskt.evaluate import evaluate as score
 
-    network, meta = students.load_model(model)
-    trained = meta.get("recipe", {})
+    network, trained = _network(model)
     images = read_data(data)
     typer.echo(f"data: {images.root}: {images.title}")
     result = score(
@@ -480,6 +481,15 @@ def _open(data: str, recipe: Recipe, run: RunOptions) -> ReIDData:
     folder = ReIDData(data, recipe, corrupt=run.corrupt, device=run.device, workers=run.workers)
     typer.echo(folder.set.describe())
     return folder
+
+
+def _network(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A model file's or an exported network, and the size of the images that it was trained on."""
+    if export.form_of(path) is None:
+        network, meta = students.load_model(path)
+        return network, meta.get("recipe", {})
+    deployment = export.load(path)
+    return deployment, dict(zip(("height", "width"), deployment.about["img_size"]))
 
 
 def _fit_options(folder: ReIDData, run: RunOptions) -> dict[str, Any]:

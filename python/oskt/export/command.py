@@ -9,18 +9,21 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from oskt import chain_file, presets, students
+from oskt import chain_file, students
 from oskt.data import read_data
 from oskt.data.images import SUFFIXES
 from oskt.evaluate import evaluate
 from oskt.export import Exported, export_model, formats
+from oskt.flags import SizeOptions, flags
 from oskt.ladder import ChainLadder
 from oskt.part_file import is_part_file
+from oskt.sizing import ask
 from oskt.tensor_file import file_hash, format_of
 
 console = Console(markup=False, soft_wrap=True)  # a path may hold brackets
 
 
+@flags(size=SizeOptions)
 def command(
     model: Annotated[
         Path, typer.Argument(help="model file, or with a size below a chain file to make it from")
@@ -28,12 +31,7 @@ def command(
     out: Annotated[
         Path, typer.Option(help="file to write, or a folder: it gets a name as trackers know it")
     ],
-    width: Annotated[float | None, typer.Option(help="share of the teacher's channels")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="size of the paper: " + ", ".join(presets.NAMES))
-    ] = None,
-    params: Annotated[float | None, typer.Option(help="at most so many parameters")] = None,
-    macs: Annotated[float | None, typer.Option(help="at most so many MACs per image")] = None,
+    size: SizeOptions,
     form: Annotated[
         Literal["onnx", "torchscript", "torch-export"],
         typer.Option("--format", help=".onnx, .torchscript or .pt2"),
@@ -64,6 +62,7 @@ def command(
     image_width: Annotated[
         int | None, typer.Option(min=1, help="pixels; default as trained")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="where --latency-ms is measured")] = None,
 ) -> None:
     """Write a network for inference: ONNX, TorchScript or torch.export, checked in its runtime.
 
@@ -74,11 +73,10 @@ def command(
     and std). Their older versions want the name of a network that they know in the file's, such as
     resnet50 or osnet_x0_25; with a folder as --out the file is named so.
     """
-    sizes = {"width": width, "preset": preset, "params": params, "macs": macs}
-    network, meta = _open(model, {name: size for name, size in sizes.items() if size is not None})
+    network, meta = _open(model, size, device)
     trained = meta.get("recipe") or {}
     fixed = getattr(network, "spec", {}).get("image") or (256, 128)
-    size = (
+    pixels = (
         height or trained.get("height", fixed[0]),
         image_width or trained.get("width", fixed[1]),
     )
@@ -89,31 +87,35 @@ def command(
         paths = list(found.train.paths) if found is not None else []
 
     def score(deployment: nn.Module) -> dict[str, float]:
-        scores = evaluate(deployment, found, height=size[0], width=size[1])
+        scores = evaluate(deployment, found, height=pixels[0], width=pixels[1])
         return {"mAP": scores.mAP, "rank1": scores.rank1}
 
-    about = {"parent": file_hash(model), "metrics": meta.get("metrics", {})}
+    kept = {name: meta[name] for name in ("metrics", "latency") if name in meta}
     if found is not None:
         typer.echo(f"data: {found.root}: {found.title}")
     done = export_model(
-        network, out, size=size, form=form, inputs=inputs, l2=l2, int8=int8, images=paths,
-        evaluate=score if found is not None else None, about=about,
+        network, out, size=pixels, form=form, inputs=inputs, l2=l2, int8=int8, images=paths,
+        evaluate=score if found is not None else None,
+        about={"parent": file_hash(model), **kept},
     )  # fmt: skip
     _show(done)
 
 
-def _open(path: Path, size: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """A model file's network, or with a size the student of a chain file."""
+def _open(path: Path, size: SizeOptions, device: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A model file's network, or with a size the student of a chain file; and its meta."""
     chain = path.is_file() and (is_part_file(path) or format_of(path) == chain_file.FORMAT)
-    if not chain and not size:
+    asked = size != SizeOptions()
+    if not chain and not asked:
         return students.load_model(path)
-    if chain and not size:
+    if not asked:
         raise ValueError(
-            f"export: a chain must come with a size, got '{path}' alone. Give one of --width, "
-            "--preset, --params and --macs."
+            f"export: a chain must come with a size, got '{path}' alone. Add --width, --preset, "
+            "--group or a limit such as --params."
         )
     ladder = ChainLadder.load(path)
-    return ladder.student(**size), {"recipe": ladder.meta.get("recipe")}
+    answer = ask(ladder, size, device)
+    student = ladder.chain_for(answer.widths).student(widths=answer.widths)
+    return student, {"recipe": ladder.meta.get("recipe"), **answer.measured()}
 
 
 def _pictures(folder: Path) -> list[Path]:
