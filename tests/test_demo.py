@@ -13,12 +13,12 @@ from oskt.report import load_report
 
 @pytest.fixture
 def tiny(monkeypatch):
-    laptop = demo.SCALES["laptop"]
+    laptop = demo.SCALES["resnet"]["laptop"]
     short = {"epochs": 1, "identities": 4, "instances": 2, "warmup_epochs": 0}
     scale = replace(
         laptop,
         data={"train_ids": 6, "test_ids": 6, "images_per_id": 4, "cameras": 2},
-        network={"depth": 50, "layers": (1, 1, 1, 1), "in_planes": 8},
+        network={"family": "resnet", "depth": 50, "layers": (1, 1, 1, 1), "in_planes": 8},
         teacher=replace(laptop.teacher, **short),
         nested=replace(laptop.nested, **short),
         published=replace(laptop.published, **short),
@@ -27,7 +27,7 @@ def tiny(monkeypatch):
         finetuned=("1/4", "1/2"),
         scratch=("1/4",),
     )
-    monkeypatch.setitem(demo.SCALES, "laptop", scale)
+    monkeypatch.setitem(demo.SCALES["resnet"], "laptop", scale)
 
 
 def test_the_demo_runs_and_goes_on_where_it_stopped(tiny, tmp_path, capsys):

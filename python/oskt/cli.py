@@ -58,11 +58,14 @@ def demo(
     scale: Annotated[
         Literal["laptop", "full"], typer.Option(help="laptop: 10 minutes on 2 cores")
     ] = "laptop",
+    model: Annotated[
+        Literal["resnet", "vit"], typer.Option(help="residual network or vision transformer")
+    ] = "resnet",
 ) -> None:
     """The whole method on drawn pedestrians: teacher, chain, students of many sizes, report."""
     from oskt.demo import run_demo
 
-    run_demo(out, seed=seed, device=device, scale=scale)
+    run_demo(out, seed=seed, device=device, scale=scale, model=model)
 
 
 @data_app.command("make")

@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,69 +25,20 @@ from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, load_state, provenance
 from oskt.console import Presenter
 from oskt.data import contact_sheet, make_pedestrians
+from oskt.demo_scales import SCALES, Scale
 from oskt.evaluate import Evaluation, ranking_lists, spread_queries
 from oskt.pipeline import ReIDData, example_images
 from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
-from oskt.train import RECIPES, Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large a demo is: data set, network and recipes."""
-
-    data: dict[str, Any]
-    network: dict[str, Any]
-    teacher: Recipe
-    nested: RefineRecipe
-    published: RefineRecipe
-    student: Recipe
-    chain_width: float
-    widths: tuple[tuple[str, float], ...]
-    finetuned: tuple[str, ...]
-    scratch: tuple[str, ...]
-
-
-def _refine_recipe(name: str) -> RefineRecipe:
-    recipe = RECIPES[name]
-    assert isinstance(recipe, RefineRecipe)
-    return recipe
-
-
-_WIDTHS = (("1/4", 1 / 4), ("3/8", 3 / 8), ("1/2", 1 / 2), ("5/8", 5 / 8), ("3/4", 3 / 4),
-           ("15/16", 15 / 16))  # fmt: skip
-SCALES = {
-    "laptop": Scale(
-        data={"train_ids": 200, "test_ids": 100, "images_per_id": 12, "cameras": 6},
-        network={"depth": 50, "layers": (2, 2, 2, 2), "in_planes": 16},
-        teacher=RECIPES["demo-teacher"],
-        nested=_refine_recipe("demo-nested"),
-        published=_refine_recipe("demo-refine"),
-        student=RECIPES["demo-student"],
-        chain_width=1 / 4,
-        widths=_WIDTHS,
-        finetuned=("1/4", "1/2", "3/4"),
-        scratch=("1/4", "1/2"),
-    ),
-    # A ten-minute piece of this runs on one GPU; --out the same folder goes on.
-    "full": Scale(
-        data={"train_ids": 1000, "test_ids": 500, "images_per_id": 16, "cameras": 8,
-              "height": 256, "width": 128},
-        network={"depth": 50, "in_planes": 64},
-        teacher=replace(RECIPES["paper-teacher"], epochs=60, steps=(30, 50), lr=1e-3),
-        nested=replace(_refine_recipe("nested"), epochs=60, steps=(30, 50), lr=1e-3),
-        published=replace(_refine_recipe("paper-refine"), epochs=60, steps=(30, 50), lr=1e-3,
-                          alpha=0.05, distill=4.0),
-        student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
-        chain_width=1 / 8,
-        widths=(("1/8", 1 / 8), *_WIDTHS),
-        finetuned=("1/8", "1/4", "1/2"),
-        scratch=("1/8", "1/4"),
-    ),
-}  # fmt: skip
+from oskt.train import Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
 
 
 def run_demo(
-    out: str | Path, *, seed: int = 0, device: str | None = None, scale: str = "laptop"
+    out: str | Path,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    scale: str = "laptop",
+    model: str = "resnet",
 ) -> Path:
     """Run the demo into a folder; returns the path of its report.
 
@@ -95,17 +46,25 @@ def run_demo(
         out: folder of all stages. A folder with a finished stage goes on after it.
         seed: of the data and of all training.
         device: cpu or cuda; None for the GPU if there is one.
-        scale: a key of SCALES.
+        scale: a key of SCALES[model].
+        model: "resnet" or "vit".
 
     Raises:
-        ValueError: the folder holds a demo with other settings.
+        ValueError: the folder holds a demo with other settings, or there is no such scale.
     """
-    return _Demo(Path(out), SCALES[scale], seed, device).run()
+    scales = SCALES[model]
+    if scale not in scales:
+        raise ValueError(
+            f"demo: scale must be {' or '.join(scales)} for model {model}, got {scale!r}. "
+            f"Train a large one by the stages: oskt teacher --model {model}."
+        )
+    return _Demo(Path(out), scales[scale], seed, device).run()
 
 
 class _Demo:
     def __init__(self, out: Path, scale: Scale, seed: int, device: str | None) -> None:
         self.out, self.scale, self.seed = out, scale, seed
+        self.model = scale.network["family"]
         self.present = Presenter(8)
         self.rows: list[ResultRow] = []
         self.evaluations: dict[str, Evaluation] = {}
@@ -126,7 +85,8 @@ class _Demo:
             for kind in ("nested", "published"):
                 refined, _ = students.load_model(self.out / kind / "teacher.safetensors")
                 self.score_teacher(f"teacher, {kind}", refined, nested, kind)
-            self.present.say("norm statistics measured on 512 training images, without labels")
+            if self.measures_norms:
+                self.present.say("norm statistics measured on 512 training images, without labels")
             for label, _ in scale.widths:
                 self.at_once(nested, label, "at_once")
                 self.at_once(published, label, "published")
@@ -158,7 +118,7 @@ class _Demo:
 
     def fresh_teacher(self) -> nn.Module:
         torch.manual_seed(self.seed)
-        return models.ResNet(num_classes=self.data.set.train.num_ids, **self.scale.network)
+        return models.build({**self.scale.network, "num_classes": self.data.num_classes})
 
     def train(
         self,
@@ -262,11 +222,17 @@ class _Demo:
     def student(self, chain: WeightChain, label: str) -> nn.Module:
         return chain.student(width=dict(self.scale.widths)[label])
 
+    @property
+    def measures_norms(self) -> bool:
+        """Layer norms keep no statistics."""
+        return bool(self.model == "resnet")
+
     def at_once(self, chain: WeightChain, label: str, series: str) -> None:
         start = time.perf_counter()
         student = self.student(chain, label)
         seconds = time.perf_counter() - start
-        self.data.recalibrate(student)
+        if self.measures_norms:
+            self.data.recalibrate(student)
         costs = chain.costs(students.widths_of(student))
         self.add_row(student, f"student {label}", series, label, costs, seconds=seconds)
 
@@ -340,9 +306,11 @@ class _Demo:
         return rankings(lists, query, gallery)
 
     def facts(self) -> dict[str, Any]:
-        scale = self.scale
+        scale, measured = self.scale, ""
+        if self.measures_norms:
+            measured = ", norm statistics measured on 512 training images without labels"
         return {
-            "Command": f"oskt demo --out {self.out} --seed {self.seed}",
+            "Command": f"oskt demo --model {self.model} --out {self.out} --seed {self.seed}",
             "Data": "drawn pedestrians (oskt data make), not a real data set: "
             + json.dumps({**scale.data, "seed": self.seed}),
             "Steps": {
@@ -352,9 +320,8 @@ class _Demo:
                 "from scratch, per size": self.data.steps(scale.nested)
                 + self.data.steps(scale.student),
             },
-            "At once": "read from the nested chain, norm statistics measured on 512 training "
-            "images without labels, no step of training; Published: expanded from a chain of the "
-            "published kind",
+            "At once": f"read from the nested chain{measured}, no step of training; Published: "
+            "expanded from a chain of the published kind",
             "Nested chain": f"narrowest width {scale.chain_width}, "
             f"{scale.nested.random_widths} random widths a step, distillation "
             f"{scale.nested.distill} at temperature {scale.nested.temperature}, similarity "

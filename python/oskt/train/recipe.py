@@ -306,6 +306,15 @@ _DEMO: dict[str, Any] = {
     "smooth": True,
 }
 
+# A transformer of the same pictures: Adam without L2, a lower rate.
+_DEMO_VIT: dict[str, Any] = {
+    **_DEMO,
+    "lr": 2e-3,
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+    "warmup_epochs": 2,
+}
+
 RECIPES: dict[str, Recipe] = {
     # Luo et al. 2019, softmax + triplet + center.
     "bot": Recipe(center_weight=5e-4),
@@ -325,4 +334,10 @@ RECIPES: dict[str, Recipe] = {
     "demo-refine": RefineRecipe(epochs=18, alpha=0.05, distill=4.0, erasing=0.0, **_DEMO),
     "demo-nested": RefineRecipe(epochs=18, erasing=0.0, **_NESTED, **_DEMO),
     "demo-student": Recipe(epochs=6, erasing=0.0, **_DEMO),
+    "demo-vit-teacher": Recipe(epochs=18, **_DEMO_VIT),
+    "demo-vit-refine": RefineRecipe(
+        epochs=18, alpha=0.05, distill=4.0, erasing=0.0, vectors="own", **_DEMO_VIT
+    ),
+    "demo-vit-nested": RefineRecipe(epochs=18, erasing=0.0, **_NESTED, **_DEMO_VIT),
+    "demo-vit-student": Recipe(epochs=6, erasing=0.0, **_DEMO_VIT),
 }
