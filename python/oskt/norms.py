@@ -111,12 +111,20 @@ def weigh(
     return module
 
 
+def shares_on(
+    coupling: Coupling, axis: AxisRuns, shares: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """How much every entry of an axis counts."""
+    return np.concatenate(
+        [
+            np.repeat(shares.get(group, np.ones(coupling.groups[group].size)), area)
+            for group, area in axis
+        ]
+    )
+
+
 def _shares(
     coupling: Coupling, axis: AxisRuns, shares: Mapping[str, NDArray[np.float64]], groups: int
 ) -> NDArray[np.float64]:
-    parts = [
-        np.repeat(shares.get(group, np.ones(coupling.groups[group].size)), area)
-        for group, area in axis
-    ]
-    share = np.concatenate(parts).reshape(groups, -1)
+    share = shares_on(coupling, axis, shares).reshape(groups, -1)
     return np.asarray((share / share.sum(1, keepdims=True)).ravel())

@@ -65,6 +65,9 @@ def resize(module: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -> 
             layer.out_channels, layer.in_channels = rows, columns * layer.groups
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = rows, columns
+        elif isinstance(layer, nn.MultiheadAttention):
+            layer.embed_dim = layer.kdim = layer.vdim = columns
+            layer.head_dim = columns // layer.num_heads
     for path, attribute, axis, parts in coupling.numbers:
         setattr(module.get_submodule(path), attribute, coupling.axis_size(axis, widths) // parts)
 
@@ -107,6 +110,21 @@ def num_classes(model: nn.Module) -> int:
     """Identities that a re-identification model's classifier tells apart; 0 without one."""
     classifier = getattr(model, "classifier", None)
     return classifier.out_features if isinstance(classifier, nn.Linear) else 0
+
+
+def scale_features(model: nn.Module, scale: Tensor) -> None:
+    """Multiply the channels of a network's embedding by scale (F,); logits stay as they are.
+
+    Raises:
+        ValueError: a network that does not say how, by a method `scale_features`.
+    """
+    scaled = getattr(model, "scale_features", None)
+    if scaled is None:
+        raise ValueError(
+            f"WeightChain.student: norm 'cosine' must be of a network with scale_features, got "
+            f"{type(model).__name__}. Take norm 'exact' and scale the features yourself."
+        )
+    scaled(scale.to(next(model.parameters())))
 
 
 def set_widths(model: nn.Module, widths: Mapping[str, int]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from oskt import ties
 from oskt.coupling import AxisRuns, Coupling
 from oskt.merge_tree import MergeTree, Partitions
 from oskt.widths import Clustering, cut
@@ -33,9 +34,9 @@ def checked(
     The check: numbers drawn at random (norm parameters too), channels clustered at random; the
     student of full width, whose channels repeat, must equal the merged student of chain width.
     All groups are checked at once, with two draws (a small group may be symmetric by chance); only
-    if that fails is each tried alone, with four. A group whose students do not run (their code asks
-    for the teacher's sizes) fails as well.
+    if that fails is each tried alone, with four. Before, `ties` sees to it that students run.
     """
+    coupling = ties.tied(module, example_inputs, coupling)
     trial = _randomised(module)
     rng = np.random.default_rng(0)
 
@@ -56,43 +57,77 @@ def checked(
             return None
         return f"failed the numerical check (deviation {deviation:.1e})"
 
-    if failure(coupling, 2) is None:
-        return coupling
+    for candidate in _readings(coupling):
+        if failure(candidate, 2) is None:
+            return candidate
     groups = dict(coupling.groups)
-    for name in coupling.free:
+    for first in [name for name, group in coupling.free.items() if not group.like]:
+        members = [name for name, group in coupling.free.items() if first in (name, group.like)]
         others = {
-            g: replace(group, frozen=group.frozen or (None if g == name else "not on trial"))
-            for g, group in coupling.groups.items()
+            name: replace(group, frozen=group.frozen or (None if name in members else "later"))
+            for name, group in coupling.groups.items()
         }
-        alone = replace(coupling, groups=others)
-        reason = failure(alone, 4)
-        if reason is not None:
-            groups[name] = replace(groups[name], frozen=reason)
+        reasons = []
+        for candidate in _readings(replace(coupling, groups=others)):
+            reasons.append(failure(candidate, 4))
+            if reasons[-1] is None:
+                groups.update({name: candidate.groups[name] for name in members})
+                break
+        else:
+            groups.update({name: replace(groups[name], frozen=reasons[0]) for name in members})
     return replace(coupling, groups=groups)
+
+
+def _readings(coupling: Coupling) -> Iterator[Coupling]:
+    """The coupling, and with scores that are divided by the root of the head's width: whether code
+    computes that factor or keeps the teacher's, no operator tells."""
+    yield coupling
+    if any(group.product == "dot" for group in coupling.free.values()):
+        groups = {
+            name: replace(group, product="attention" if group.product == "dot" else group.product)
+            for name, group in coupling.groups.items()
+        }
+        yield replace(coupling, groups=groups)
 
 
 def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
     """(width label, relative deviation) of the chain's identity at several widths, in float64."""
     generator = torch.Generator().manual_seed(0)
     inputs = [
-        torch.randn(shape, dtype=torch.float64, generator=generator)
+        torch.randn(max(2, shape[0]), *shape[1:], dtype=torch.float64, generator=generator)
         for shape in chain.coupling.inputs
     ]
     exact = chain.to("cpu", torch.float64)
     rng = np.random.default_rng(0)
     mixed = {
-        name: int(rng.integers(exact.widths[name], size + 1)) // group.blocks * group.blocks
+        name: int(rng.integers(exact.widths[name], size + 1)) // group.step * group.step
         for name, size in exact.groups.items()
         for group in [exact.coupling.groups[name]]
     }
     trials = {
         "a quarter of the teacher": exact.resolve(0.25),
         "half the teacher": exact.resolve(0.5),
-        "a random width per group": {g: max(n, exact.widths[g]) for g, n in mixed.items()},
+        "a random width per group": exact.coupling.alike(
+            {g: max(n, exact.widths[g]) for g, n in mixed.items()}
+        ),
         "the teacher's width": exact.groups,
     }
     for label, sizes in trials.items():
         yield label, _relative(exact, sizes, inputs)
+    if chain.kind == "oskt" and hasattr(chain.template, "scale_features"):
+        worst = max(_cosines(exact, sizes, inputs) for sizes in trials.values())
+        yield "cosines at all of these", worst
+
+
+def _cosines(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> float:
+    """Largest deviation of the cosines between embeddings from those of the S-Student."""
+
+    def cosines(widths: Mapping[str, int]) -> Tensor:
+        (embeddings,) = _run(chain.student(widths=widths, norm="cosine"), inputs, (False,))
+        unit = torch.nn.functional.normalize(embeddings)
+        return unit @ unit.T
+
+    return float((cosines(sizes) - cosines(chain.widths)).abs().max())
 
 
 def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str, Clustering]:
@@ -101,7 +136,7 @@ def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str
     result = {}
     for name, group in coupling.free.items():
         per_block = group.size // group.blocks
-        count = max(1, per_block // 2)
+        count = max(group.step, group.size // 2 // group.step * group.step) // group.blocks
         parts = [
             rng.permutation(np.r_[:count, rng.integers(count, size=per_block - count)])
             + block * count

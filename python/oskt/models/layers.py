@@ -83,6 +83,14 @@ class NeckedNetwork(nn.Module):
         """(B, 3, H, W) -> (B, F)."""
         raise NotImplementedError
 
+    @torch.no_grad()
+    def scale_features(self, scale: Tensor) -> None:
+        """Multiply the channels of the embedding by scale (F,); logits stay as they are."""
+        self.bottleneck.weight *= scale
+        self.bottleneck.bias *= scale
+        if self.classifier is not None:
+            self.classifier.weight /= scale
+
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         feature = self.feature(images)
         embedding = self.bottleneck(feature)

@@ -246,6 +246,20 @@ class VisionTransformer(nn.Module):
             return feature, normed.new_empty(len(normed), 0)
         return feature, self.classifier(normed)
 
+    @torch.no_grad()
+    def scale_features(self, scale: Tensor) -> None:
+        """Multiply the channels of the embedding by scale (F,), its halves equal. BNNecks undo it:
+        logits stay as they are but for the eps of these norms."""
+        scale = scale[: len(self.norm.weight)]
+        self.norm.weight *= scale
+        self.norm.bias *= scale
+        for name in self.neck_names:
+            neck = self.get_submodule(name)
+            assert isinstance(neck, nn.BatchNorm1d)
+            if neck.running_mean is not None and neck.running_var is not None:
+                neck.running_mean *= scale
+                neck.running_var *= scale.square()
+
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 1 + parts, dim): class and part tokens behind the last norm."""
         size = tuple(s * self.patch_embed.proj.stride[0] for s in self.grid)
