@@ -10,24 +10,30 @@ from oskt import demo
 from oskt.chain import WeightChain
 from oskt.report import load_report
 
+NETWORKS = {
+    "resnet": {"family": "resnet", "depth": 50, "layers": (1, 1, 1, 1), "in_planes": 8},
+    "vit": {"family": "vit", "dim": 16, "depth": 2, "heads": 2, "patch": 16, "image": (64, 32)},
+}
+
 
 @pytest.fixture
 def tiny(monkeypatch):
-    laptop = demo.SCALES["resnet"]["laptop"]
     short = {"epochs": 1, "identities": 4, "instances": 2, "warmup_epochs": 0}
-    scale = replace(
-        laptop,
-        data={"train_ids": 6, "test_ids": 6, "images_per_id": 4, "cameras": 2},
-        network={"family": "resnet", "depth": 50, "layers": (1, 1, 1, 1), "in_planes": 8},
-        teacher=replace(laptop.teacher, **short),
-        nested=replace(laptop.nested, **short),
-        published=replace(laptop.published, **short),
-        student=replace(laptop.student, **short),
-        widths=(("1/4", 1 / 4), ("1/2", 1 / 2)),
-        finetuned=("1/4", "1/2"),
-        scratch=("1/4",),
-    )
-    monkeypatch.setitem(demo.SCALES["resnet"], "laptop", scale)
+    for model, network in NETWORKS.items():
+        laptop = demo.SCALES[model]["laptop"]
+        scale = replace(
+            laptop,
+            data={"train_ids": 6, "test_ids": 6, "images_per_id": 4, "cameras": 2},
+            network=network,
+            teacher=replace(laptop.teacher, **short),
+            nested=replace(laptop.nested, **short),
+            published=replace(laptop.published, **short),
+            student=replace(laptop.student, **short),
+            widths=(("1/4", 1 / 4), ("1/2", 1 / 2)),
+            finetuned=("1/4", "1/2"),
+            scratch=("1/4",),
+        )
+        monkeypatch.setitem(demo.SCALES[model], "laptop", scale)
 
 
 def test_the_demo_runs_and_goes_on_where_it_stopped(tiny, tmp_path, capsys):
@@ -52,3 +58,17 @@ def test_the_demo_runs_and_goes_on_where_it_stopped(tiny, tmp_path, capsys):
         ValueError, match=r"^demo: out must be a new folder or hold a demo of the s"
     ):
         demo.run_demo(tmp_path / "demo", device="cpu", seed=1)
+
+
+def test_the_demo_of_a_transformer(tiny, tmp_path, capsys):
+    demo.run_demo(tmp_path / "demo", device="cpu", model="vit")
+    rows = load_report(tmp_path / "demo").rows
+    assert len(rows) == 3 + 2 * 2 + 2 + 1
+    assert all(0 < row.mAP <= 1 for row in rows)
+    for kind in ("nested", "published"):
+        chain = WeightChain.load(tmp_path / "demo" / kind / "chain.safetensors")
+        assert chain.widths["patch_embed.proj"] == 4
+    shown = capsys.readouterr().out
+    assert "norm statistics" not in shown  # layer norms have none
+    with pytest.raises(ValueError, match=r"^demo: scale must be laptop for model vit, got 'full'"):
+        demo.run_demo(tmp_path / "other", model="vit", scale="full")
