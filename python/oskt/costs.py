@@ -26,7 +26,8 @@ class Costs:
             asked for once per group, and the rest is arithmetic.
 
     Attributes:
-        groups: the free groups, [G]; their order is that of all arrays of widths.
+        groups: the free groups, [G]; their order is that of all arrays of widths. One stands for
+            those that must be like it.
         whole: [G], the teacher's widths.
         blocks: [G], widths come in whole multiples of these.
 
@@ -41,13 +42,15 @@ class Costs:
 
     def __init__(self, coupling: Coupling, terms: Iterable[Term]) -> None:
         terms = list(terms)
-        free = coupling.free
+        self.coupling = coupling
+        free = {name: group for name, group in coupling.free.items() if not group.like}
         self.groups = list(free)
         self.whole: Array = np.array([group.size for group in free.values()], dtype=float)
-        self.blocks: Array = np.array([group.blocks for group in free.values()], dtype=float)
+        self.blocks: Array = np.array([group.step for group in free.values()], dtype=float)
         lengths = _lengths(terms, {})
         wider = [
-            _lengths(terms, {group.name: group.size + group.blocks}) for group in free.values()
+            _lengths(terms, coupling.alike({group.name: group.size + group.step}))
+            for group in free.values()
         ]
         slope = np.zeros((*lengths.shape, len(free)))
         for place, (moved, step) in enumerate(zip(wider, self.blocks)):
@@ -70,7 +73,7 @@ class Costs:
 
     def widths(self, array: Array) -> dict[str, int]:
         """Group -> width, the inverse of `array`."""
-        return {group: int(n) for group, n in zip(self.groups, array)}
+        return self.coupling.alike({group: int(n) for group, n in zip(self.groups, array)})
 
     def __call__(self, array: Array) -> Array:
         """[..., k] at widths [..., G]; whole numbers, exact below 2^53."""

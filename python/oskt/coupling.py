@@ -23,6 +23,9 @@ class ChannelGroup:
         writers: weights whose rows are these channels, in execution order.
         product: "" or how its channels meet in sums of products, as queries and keys do: "dot", or
             "attention", which divides by the square root of a block's width.
+        like: the group whose share of the teacher's width it must have, because the module's code
+            asks for it (see oskt.ties); "" for none.
+        step: widths are whole multiples of it: of `blocks`, and more where others are alike.
     """
 
     name: str
@@ -31,6 +34,11 @@ class ChannelGroup:
     frozen: str | None = None
     writers: tuple[str, ...] = ()
     product: str = ""
+    like: str = ""
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", math.lcm(self.step or 1, self.blocks))
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,14 @@ class Coupling:
     def training_only(self) -> set[str]:
         """Weights that the evaluation form never reads: the classifier of a ReID model."""
         return {t.name for t in self.layouts_of(("weight",)) if t.name not in self.positions}
+
+    def alike(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """The widths, with those of all groups that are like a named one."""
+        result = dict(widths)
+        for name, group in self.free.items():
+            if group.like in widths:
+                result[name] = widths[group.like] * group.size // self.groups[group.like].size
+        return result
 
     def layouts_of(self, roles: Sequence[str], absent: Iterable[str] = ()) -> list[TensorLayout]:
         """The layouts with the given roles, role by role: the order of a flat buffer."""

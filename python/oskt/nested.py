@@ -90,10 +90,11 @@ class NestedModel(nn.Module):
         free = chain.coupling.free
         per_group = bool(torch.randint(2, ()))
         eighths = torch.randint(self._lowest, 8, (len(free),) if per_group else (1,))
-        return {
+        widths = {
             name: round_width(group, eighth / 8, chain.widths[name])
             for (name, group), eighth in zip(free.items(), eighths.expand(len(free)).tolist())
         }
+        return chain.coupling.alike(widths)
 
     def forward(self, images: Tensor) -> tuple[object, ...]:
         """The outputs of the teacher, of the narrowest student, and of the random ones."""

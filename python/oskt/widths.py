@@ -127,9 +127,8 @@ def cut(clustering: Clustering, n: int) -> Copies:
 
 
 def round_width(group: ChannelGroup, fraction: float, lowest: int = 1) -> int:
-    """fraction of a group's channels, in whole blocks, at least `lowest` and at most N."""
-    step = group.blocks
-    width = step * max(1, round(group.size * fraction / step))
+    """fraction of a group's channels, in whole steps, at least `lowest` and at most N."""
+    width = group.step * max(1, round(group.size * fraction / group.step))
     return min(group.size, max(lowest, width))
 
 
@@ -138,9 +137,12 @@ def resolve(
 ) -> dict[str, int]:
     """Check widths given by group name (or by any layer that writes the group).
 
+    Returns:
+        group -> width, of the groups named and of those that must be alike.
+
     Raises:
-        ValueError: unknown name, a width outside [lowest, N], not in whole blocks, or two
-            different widths for one group.
+        ValueError: unknown name, a width outside [lowest, N], not in whole steps, or two
+            different widths for one group or for groups that must be alike.
     """
     names = {g.name: g.name for g in coupling.groups.values()}
     for group in coupling.groups.values():
@@ -155,20 +157,22 @@ def resolve(
                 f"{'Did you mean ' + ' or '.join(near) if near else 'See chain.groups'}."
             )
         group = coupling.groups[names[name]]
-        low = group.size if group.frozen else lowest.get(group.name, group.blocks)
-        if not low <= width <= group.size or width % group.blocks:
+        low = group.size if group.frozen else max(lowest.get(group.name, 1), group.step)
+        if not low <= width <= group.size or (width % group.step and not group.frozen):
             raise ValueError(
                 f"widths: {name} must be from {low} to {group.size}"
-                f"{f' in steps of {group.blocks}' if group.blocks > 1 else ''}, got {width}. "
+                f"{f' in steps of {group.step}' if group.step > 1 else ''}, got {width}. "
                 + (f"It is frozen: {group.frozen}." if group.frozen else
                    "Choose a width between the chain and the teacher.")
             )  # fmt: skip
-        if result.setdefault(group.name, width) != width:
+        first = coupling.groups[group.like or group.name]
+        share = width * first.size // group.size
+        if result.setdefault(first.name, share) != share:
             raise ValueError(
-                f"widths: {name} must be {result[group.name]}, as other layers of group "
-                f"{group.name} have it, got {width}. Give the group one width."
+                f"widths: {name} must be {result[first.name] * group.size // first.size}, as other "
+                f"layers of group {first.name} have it, got {width}. Give the group one width."
             )
-    return result
+    return coupling.alike(result)
 
 
 class Term(NamedTuple):
