@@ -207,7 +207,7 @@ def test_nothing_of_the_file_is_pickled(chain, tmp_path):
     [
         ({}, "one of width, widths, preset and a budget must be given, got 0"),
         ({"width": 0.5, "preset": "res50-s1"}, "must be given, got 2"),
-        ({"params": 100}, r"must allow the smallest student, [\d,]+ parameters"),
+        ({"params": 100}, r"budget must allow the smallest student, [\d,]+ parameters"),
         ({"width": 1.5}, r"width must be in \(0, 1\], got 1.5"),
         ({"preset": "res50-s9"}, "preset must be one of res50-s1"),
         ({"width": 0.5, "norm": "mean"}, "norm must be 'interpolate' or 'exact', got 'mean'"),

@@ -138,7 +138,7 @@ def test_wrong_requests_and_files(saved, tmp_path):
     for arguments, message in [
         ({}, "EdgeChain: one of width, widths, preset and a budget must be given, got 0"),
         ({"width": 2}, r"EdgeChain: width must be in \(0, 1\], got 2"),
-        ({"params": 1}, "EdgeChain: params and macs must allow the smallest student"),
+        ({"params": 1}, "EdgeChain: budget must allow the smallest student, [0-9,]+ parameters"),
         ({"width": 0.5, "norm": "mean"}, "norm must be 'interpolate' or 'exact', got 'mean'"),
         ({"widths": {"layer9": 1}}, "must be a channel group, got 'layer9'"),
     ]:

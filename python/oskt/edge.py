@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt import chain_file, lists, presets, reading
+from oskt import chain_file, lists, presets, reading, shapes
 from oskt.contents import Contents
 from oskt.part_file import Source
 from oskt.routing import Ladder
+from oskt.shapes import Curves
 from oskt.sizes import Sizes
 from oskt.tensor_file import MODEL, file_hash, write_arrays
 
@@ -54,6 +55,8 @@ class EdgeChain(Sizes):
         preset: str | None = None,
         params: float | None = None,
         macs: float | None = None,
+        memory_mb: float | None = None,
+        shape: str | Curves = "uniform",
         norm: str = "interpolate",
     ) -> dict[str, NDArray[Any]]:
         """The tensors of a student: give one of width, widths, preset and a budget.
@@ -62,8 +65,9 @@ class EdgeChain(Sizes):
             width: share of the teacher's channels in every group, in (0, 1].
             widths: group -> channels; groups not named stay at chain width.
             preset: a size of the paper, e.g. "res50-s1".
-            params, macs: at most so many parameters and MACs per image, of the backbone at the
-                traced input size; one share for all groups.
+            params, macs, memory_mb: a budget, any of them together: at most so many parameters and
+                MACs per image, of the backbone at the traced input size, and megabytes in float32.
+            shape: of a student by budget: "uniform" or "sensitivity" (see Sizes.resolve).
             norm: "interpolate" or "exact" (see WeightChain.expand).
 
         Returns:
@@ -78,12 +82,14 @@ class EdgeChain(Sizes):
             read one number are equal, so a nested chain's full width is the teacher bit for bit.
             Bitwise repeatable on one machine.
         """
-        sizes = self.resolve(width, widths, preset, params, macs)
+        sizes = self.resolve(width, widths, preset, params, macs, memory_mb, shape=shape)
         items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
-        shapes = self.shapes(sizes)
-        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+        named_shapes = self.shapes(sizes)
+        ends = np.cumsum([math.prod(form) for form in named_shapes.values()])
         parts = np.split(lists.apply(items, self._flat), ends[:-1])
-        named = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts)}
+        named = {
+            name: part.reshape(form) for (name, form), part in zip(named_shapes.items(), parts)
+        }
         return {**named, **{name: array.copy() for name, array in self.plain.items()}}
 
 
@@ -136,14 +142,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("chain", type=Path, help="chain file, ladder or progressive file")
     parser.add_argument("--out", type=Path, required=True, help="model file to write")
-    size = parser.add_argument_group("size: one of these; --params and --macs also together")
+    size = parser.add_argument_group("size: one of these; limits of a budget also together")
     size.add_argument("--width", type=float, help="share of the teacher's channels")
-    size.add_argument("--preset", help="size of the paper: " + ", ".join(presets.PRESETS))
+    size.add_argument("--preset", help="size of the paper: " + ", ".join(presets.NAMES))
     size.add_argument("--params", type=float, help="at most so many parameters")
     size.add_argument("--macs", type=float, help="at most so many MACs per image")
+    size.add_argument("--memory-mb", type=float, help="at most so many megabytes in float32")
+    size.add_argument(
+        "--shape", choices=shapes.NAMES, default=shapes.NAMES[0], help="of a student by budget"
+    )
     given = parser.parse_args(arguments)
     ladder = load_ladder(given.chain)
-    sizes = ladder.resolve(given.width, preset=given.preset, params=given.params, macs=given.macs)
+    sizes = ladder.resolve(
+        given.width, preset=given.preset, params=given.params, macs=given.macs,
+        memory_mb=given.memory_mb, shape=given.shape,
+    )  # fmt: skip
     chain = ladder.chain_for(sizes)
     meta = {"widths": sizes, "parent": file_hash(given.chain), "tied": {}}
     spec = chain.meta.get("spec")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
+from oskt import presets
 from oskt.train import RECIPES, Recipe
 
 Number = TypeVar("Number", int, float)
@@ -29,6 +30,31 @@ class RunOptions:
     )
     device: str | None = _flag(None, "cpu or cuda; default: the GPU if there is one")
     workers: int = _flag(2, "threads that decode and augment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions:
+    """A student's size: one share, a preset, single groups, or limits, several together."""
+
+    width: float | None = _flag(None, "share of the teacher's channels")
+    preset: str | None = _flag(None, "size of the paper: " + ", ".join(presets.NAMES))
+    group: list[str] | None = _flag(  # noqa: RUF009
+        None, "NAME=CHANNELS of one channel group; repeatable"
+    )
+    params: float | None = _flag(None, "at most so many parameters")
+    macs: float | None = _flag(None, "at most so many MACs per image")
+    memory_mb: float | None = _flag(None, "at most so many megabytes of float32 weights")
+    latency_ms: float | None = _flag(
+        None, "at most so many milliseconds for one image, measured here on --device"
+    )
+    shape: Literal["uniform", "sensitivity", "measured"] = _flag(
+        "uniform",
+        "of a student within limits: one share for all groups, or narrower where the chain says "
+        "that least is lost, or where images do (--shape-data); the last two need recalibration",
+    )
+    shape_data: str | None = _flag(
+        None, "data set whose training images, without labels, --shape measured looks at"
+    )
 
 
 def training_flags(
@@ -55,36 +81,78 @@ def training_flags(
                 recipe = next((name for name in found if name), preset)
             command(recipe=_recipe(recipe, kind, chosen), run=run, **options)
 
-        hints = get_type_hints(command, include_extras=True)
-        parameters = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
-            for name, parameter in inspect.signature(command).parameters.items()
-            if name not in ("recipe", "run")
-        ]
-        types = get_type_hints(RunOptions)
-        for spec in fields(RunOptions):
-            flag = typer.Option(help=str(spec.metadata["help"]))
-            parameters.append(_parameter(spec.name, types[spec.name], flag, spec.default))
+        parameters = [*_own(command, "recipe", "run"), *_flags_of(RunOptions)]
         names = ", ".join(name for name, recipe in RECIPES.items() if isinstance(recipe, kind))
         usual = [preset, *(f"{n} with --{f} {v}" for f, i in instead.items() for v, n in i.items())]
-        flag = typer.Option(
+        option = typer.Option(
             help=f"preset that the flags below change: {names}", show_default=", ".join(usual)
         )
-        parameters.append(_parameter("recipe", str | None, flag, None))
+        parameters.append(_parameter("recipe", str | None, option, None))
         for spec in fields(kind):
-            flag = typer.Option(
+            option = typer.Option(
                 help=str(spec.metadata["help"]),
                 rich_help_panel="Recipe (default: the preset's value)",
                 show_default=False,
             )
-            parameters.append(_parameter(spec.name, _recipe_type(spec.type), flag, None))
-        wrapped.__name__ = command.__name__
-        wrapped.__doc__ = command.__doc__
-        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-        return wrapped
+            parameters.append(_parameter(spec.name, _recipe_type(spec.type), option, None))
+        return _command(wrapped, command, parameters)
 
     return decorate
+
+
+def flags(**kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace parameters of a command, each a dataclass, by the flags of their fields.
+
+    Args:
+        kinds: parameter -> dataclass whose fields carry a help text.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(**options: Any) -> None:
+            filled = {
+                name: kind(**{spec.name: options.pop(spec.name) for spec in fields(kind)})
+                for name, kind in kinds.items()
+            }
+            command(**filled, **options)
+
+        parameters = _own(command, *kinds)
+        for kind in kinds.values():
+            parameters += _flags_of(kind)
+        return _command(wrapped, command, parameters)
+
+    return decorate
+
+
+def _own(command: Callable[..., None], *without: str) -> list[inspect.Parameter]:
+    """A command's parameters but for some."""
+    hints = get_type_hints(command, include_extras=True)
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in without
+    ]
+
+
+def _flags_of(kind: type) -> list[inspect.Parameter]:
+    """One flag for every field of a dataclass."""
+    types = get_type_hints(kind)
+    return [
+        _parameter(
+            spec.name, types[spec.name], typer.Option(help=str(spec.metadata["help"])), spec.default
+        )
+        for spec in fields(kind)
+    ]
+
+
+def _command(
+    wrapped: Callable[..., None], command: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """`wrapped` under the name and help of `command`, with these parameters."""
+    wrapped.__name__ = command.__name__
+    wrapped.__doc__ = command.__doc__
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped
 
 
 def _parameter(name: str, kind: Any, flag: Any, default: Any) -> inspect.Parameter:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from oskt import presets, widths
+from oskt import presets, shapes, widths
+from oskt.budget import Budget, Path, Timer
+from oskt.costs import Costs
 from oskt.coupling import Coupling, TensorLayout
 from oskt.merge_tree import MergeTree, Partitions
+from oskt.shapes import Curves
 from oskt.widths import Clustering
 
 
@@ -76,32 +80,54 @@ class Sizes:
         preset: str | None = None,
         params: float | None = None,
         macs: float | None = None,
+        memory_mb: float | None = None,
+        latency_ms: float | None = None,
+        *,
+        device: str | Timer = "cpu",
+        shape: str | Curves = "uniform",
     ) -> dict[str, int]:
         """The width of every free group from a share, a mapping, a preset or a budget.
 
         Groups that a mapping does not name stay at chain width. A share below what exists gives
-        the narrowest that does. A budget (params, macs or both) gives the largest share that fits.
+        the narrowest that does. A budget, of one limit or several, gives the largest student of
+        its shape that keeps them all.
 
         Args:
             width: share of the teacher's channels in every group, in (0, 1].
             widths_: group -> channels.
             preset: a key of oskt.presets.PRESETS, on the chain of a residual network.
-            params, macs: at most so many parameters and MACs per image (see costs).
+            params, macs, memory_mb: at most so many parameters, MACs per image and megabytes (see
+                costs and memory); closed forms.
+            latency_ms: at most so many milliseconds for one image, measured; needs torch.
+            device: where, or an oskt.latency.Meter, which remembers every width that it measured.
+            shape: with a budget: "uniform", one share for all groups; "sensitivity", groups of
+                which the chain says that they can spare more are narrower (see oskt.shapes); or
+                curves of oskt.sensitivity.measure. See docs/lab/budget.md for which.
 
         Raises:
-            ValueError: none or several of these, a value out of range, an unknown name, or a budget
-                below the smallest student.
+            ValueError: none or several of these, a value out of range, an unknown name or shape, or
+                a budget below the smallest student, which the message names.
         """
-        budget = None if params is None and macs is None else (params, macs)
-        given = sum(x is not None for x in (width, widths_, preset, budget))
+        budget = Budget(params, macs, memory_mb, latency_ms)
+        given = sum(x is not None for x in (width, widths_, preset, budget.given or None))
         name = type(self).__name__
         if given != 1:
             raise ValueError(
                 f"{name}: one of width, widths, preset and a budget must be given, got "
                 f"{given} of them. Example: width=0.5."
             )
-        if budget is not None:
-            return self._largest(params, macs)
+        if shape != "uniform" and not budget.given:
+            raise ValueError(
+                f"{name}: shape must come with a budget, got {shape!r} without one. "
+                "Give params, macs, memory_mb or latency_ms."
+            )
+        if budget.given:
+            timer = self._timer(device) if latency_ms is not None else None
+            try:
+                found = budget.largest(self._path(shape, budget), self.forms, timer)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            return self.forms.widths(found)
         if preset is not None:
             widths_ = self._preset(preset)
         if widths_ is not None:
@@ -112,53 +138,76 @@ class Sizes:
                 f"{name}: width must be in (0, 1], got {width}. Give a share of the teacher's "
                 "channels, or widths= for channel counts."
             )
-        return self._share(width)
-
-    def _share(self, width: float) -> dict[str, int]:
         least = self.least
         return {
             name: widths.round_width(group, width, least[name])
             for name, group in self.coupling.free.items()
         }
 
-    def _largest(self, params: float | None, macs: float | None) -> dict[str, int]:
-        """The widest share within a budget, by bisection: costs never fall with the width."""
+    def _path(self, shape: str | Curves, budget: Budget) -> Path:
+        """The students of a shape, from the smallest to the teacher."""
+        least = self.forms.array(self.least)
+        if shape == "uniform":
+            return shapes.uniform(self.forms, least)
+        if isinstance(shape, str):
+            shape = self._curves(shape)
+        prices = [1 / limit for limit in budget.limits]
+        if not any(prices):  # latency alone: MACs stand for it while the shape is chosen
+            prices = [0.0, 1.0, 0.0]
+        floors = (self.forms.array(self.widths), least)
+        return shapes.by_sensitivity(self.forms, shape, prices, floors)
 
-        def fits(step: int) -> bool:
-            costs = self.costs(self._share(step / steps))
-            limits = (params, macs)
-            return all(limit is None or c <= limit for c, limit in zip(costs, limits))
-
-        steps = 2 * max(self.groups.values(), default=1)
-        if not fits(1):
-            least = self.costs(self.least)
+    def _curves(self, shape: str) -> Curves:
+        known = self.meta.get("clustering", {})
+        if shape not in shapes.NAMES:
             raise ValueError(
-                f"{type(self).__name__}: params and macs must allow the smallest student, "
-                f"{least[0]:,} parameters and {least[1]:,} MACs, got params={params}, "
-                f"macs={macs}. Raise the budget, or make a narrower chain."
+                f"{type(self).__name__}: shape must be 'uniform', 'sensitivity' or curves, got "
+                f"{shape!r}. Choose one; oskt.sensitivity.measure makes curves."
             )
-        low, high = 1, steps + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return self._share(low / steps)
+        if not {"adds", "loss"} & set(known):
+            raise ValueError(
+                f"{type(self).__name__}: shape 'sensitivity' must be of a chain that says what its "
+                "groups lose, got one without. Measure them: oskt.sensitivity.measure."
+            )
+        return shapes.kept(self.partitions, known)
+
+    def _timer(self, device: str | Timer) -> Timer:
+        """What measures latency on a device."""
+        if isinstance(device, str):
+            raise ValueError(
+                f"{type(self).__name__}: latency_ms must be measured with torch, got a chain "
+                "without it. Use oskt.WeightChain, or limit params, macs or memory_mb."
+            )
+        return device
 
     def _preset(self, preset: str) -> dict[str, int]:
-        spec = self.meta.get("spec") or {}
-        if preset not in presets.PRESETS or spec.get("family") != "resnet":
+        sizes = presets.of_chain(preset, self.meta.get("spec") or {})
+        if sizes is None:
             raise ValueError(
-                f"{type(self).__name__}: preset must be one of {', '.join(presets.PRESETS)} on a "
-                f"residual network's chain, got {preset!r}. Use width= or widths= for other chains."
+                f"{type(self).__name__}: preset must be one of {', '.join(presets.NAMES)}, on a "
+                f"chain of that family, got {preset!r}. Use width= or widths= for other chains."
             )
-        return presets.widths(*presets.PRESETS[preset], layers=spec["layers"])
+        return sizes
+
+    @cached_property
+    def forms(self) -> Costs:
+        """Parameters, MACs and bytes as closed forms in the widths."""
+        head = tuple(f"{name}." for name in self.meta.get("head", ()))
+        return Costs(self.coupling, widths.terms(self.coupling, head))
 
     def costs(self, widths_: Mapping[str, int]) -> tuple[int, int]:
         """(parameters, MACs per image) of the student's backbone, without its head."""
-        head = tuple(f"{name}." for name in self.meta.get("head", ()))
-        return (
-            widths.parameters(self.coupling, widths_, head),
-            widths.macs(self.coupling, widths_),
-        )
+        parameters, macs, _ = self.forms(self.forms.array(widths_))
+        return int(parameters), int(macs)
+
+    def memory(self, widths_: Mapping[str, int]) -> int:
+        """Bytes that the student occupies: every number that inference reads, in float32.
+
+        Weights, vectors and norm statistics, the head's norm included, the classifier not. In half
+        precision it is half of it. Activations are not counted: how many live at once is for the
+        runtime to say, not for the widths.
+        """
+        return int(self.forms(self.forms.array(widths_))[2])
 
     def shapes(self, widths_: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """State-dict name -> shape, of the tensors in `layouts`, in a student of these widths."""
