@@ -46,6 +46,18 @@ def test_rates_of_the_published_vit_code():
     assert got == pytest.approx([4.0e-6, 3.80e-4, 3.73e-4, 2.06e-4, 8.7e-7], rel=3e-3)
 
 
+@pytest.mark.parametrize("stage", ["teacher", "refine", "student"])
+def test_table_of_the_published_vit_code(stage):
+    recipe = RECIPES[f"paper-vit-{stage}"]
+    assert (recipe.optimizer, recipe.momentum, recipe.lr) == ("sgd", 0.9, 4e-4)
+    assert (recipe.weight_decay, recipe.bias_lr_factor) == (1e-4, 2.0)
+    assert (recipe.triplet, recipe.label_smoothing, recipe.center_weight) == ("soft", 0.0, 0.0)
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.schedule) == (120, 20, "cosine")
+    assert (recipe.warmup_factor, recipe.min_factor) == (0.01, 0.002)
+    assert (recipe.identities, recipe.instances, recipe.pad) == (16, 4, 10)
+    assert learning_rate(RECIPES["nested-vit"], 50) == learning_rate(recipe, 50)
+
+
 def test_smooth_schedules_meet_the_epoch_ones_at_epoch_starts():
     for name in ("paper-teacher", "paper-vit-teacher"):
         recipe = RECIPES[name]

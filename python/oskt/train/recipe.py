@@ -324,10 +324,13 @@ RECIPES: dict[str, Recipe] = {
     # The published schedule with ours in place of the refining loss.
     "nested": RefineRecipe(epochs=100, steps=(50, 70), hard_factor=0.2, **_NESTED),
     "paper-student": Recipe(epochs=100, steps=(40, 70, 90), **_PAPER),
-    # OSKT_ViT.
+    # OSKT_ViT. Differences: images are normalised as ImageNet's (as PASS was pretrained; published:
+    # mean and std 0.5), resized bilinearly (published: bicubically in training) and erased with
+    # one colour (published: noise). Its stochastic depth, 0.1, is an option of the network.
     "paper-vit-teacher": Recipe(**_PAPER_VIT),
     "paper-vit-refine": RefineRecipe(alpha_ramp="linear", vectors="own", **_PAPER_VIT),
     "paper-vit-student": Recipe(**_PAPER_VIT),
+    "nested-vit": RefineRecipe(**_PAPER_VIT, **_NESTED),
     # `oskt demo`.
     "demo-teacher": Recipe(epochs=18, **_DEMO),
     # Narrow networks underfit: erased images cost them more than they give the wide ones.
