@@ -23,7 +23,17 @@ def tiny(**changes):
         "refine": replace(RECIPES["demo-refine"], **small),
         "nested": replace(RECIPES["demo-nested"], **small),
         "student": replace(RECIPES["demo-student"], **small),
-        "depths": {"ResNet-14": {}, "ResNet-18": {"depth": 18, "layers": None}},
+        "networks": {
+            "ResNet-14": {},
+            "ResNet-18": {"network": {"depth": 18, "layers": None, "in_planes": 8}},
+            "ViT": {
+                "network": {
+                    "family": "vit", "dim": 16, "depth": 1, "heads": 2, "patch": 8,
+                    "image": [32, 16],
+                },
+                "refine": replace(RECIPES["demo-vit-refine"], **small),
+            },
+        },
         "equal_time": 1.0,
         "seeds": 1,
     }  # fmt: skip

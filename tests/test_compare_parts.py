@@ -133,7 +133,10 @@ def test_the_other_tables_vary_what_they_name():
     assert len({c.part.start.source.width for c in chains if c.variant == "three chains"}) == 3
     depths = {(c.variant, c.part.network["depth"])
               for c in cells("depth") if c.method == "teacher"}  # fmt: skip
-    assert depths >= {("ResNet-18", 18), ("ResNet-50", 50), ("ResNet-101", 101)}
+    assert depths >= {("ResNet-18", 18), ("ResNet-50", 50), ("ResNet-101", 101), ("ViT", 4)}
+    vit = [c for c in cells("depth", variants=["ViT"]) if c.size == "S3"]
+    assert {c.part.start.teacher.network["family"] for c in vit} == {"vit"}
+    assert "depgraph" not in {c.method for c in vit}
     rows = {(c.variant, c.part.start.source.rows) for c in cells("metric")}
     assert {("ResNet-18, cosine", "published-cosine"), ("ResNet-50, Euclidean", "published")} < rows
     recipes = [c.part.recipe for c in cells("digits") if c.size != "full"]
@@ -195,8 +198,7 @@ def test_wrong_requests_are_refused(tmp_path):
     refuse("sizes must be of S1, S2, .*, got S7", sizes=["S7"])
     refuse(r"variants must be of 10 %, 30 %, 50 %, got 20 %", "few-shot", variants=["20 %"])
     refuse("variants must be left out, for this table has none, got x", variants=["x"])
-    refuse("depth must be asked for networks .*, got ViT-S. Vision transformers are not among",
-           "depth", variants=["ViT-S"])  # fmt: skip
+    refuse("variants must be of ResNet-26, .*, ViT, got Swin", "depth", variants=["Swin"])
     refuse("digits must come without data, got --data", "digits", data={"source": "M"})
     refuse("data must name the source alone in this table, got a target",
            data={"source": "M", "target": "C"})  # fmt: skip

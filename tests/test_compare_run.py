@@ -300,3 +300,13 @@ def test_kd_and_kd_plus_plus_are_told_different_things(tmp_path, monkeypatch):
     assert set(told.values()) == {(nested.distill, nested.temperature, 0.0), (16.0, 4.0, 1.0)}
     rows = read_rows(tmp_path / "sizes.jsonl")
     assert {row.method for row in rows if row.size == "S1"} == {"kd", "kd++"}
+
+
+def test_a_transformer_takes_the_same_table(tmp_path):
+    asked = {**QUIET, "variants": ["ViT"], "sizes": ["S3"], "seeds": [0]}
+    assert run_table("depth", tmp_path, scale=tiny(), **asked)
+    rows = {(row.method, row.size): row for row in read_rows(tmp_path / "depth.jsonl")}
+    assert {m for m, _ in rows} == {"teacher", "scratch", "oskt-published", "nested"}
+    teacher, student = rows["teacher", "full"], rows["nested", "S3"]
+    assert student.parameters < teacher.parameters / 2
+    assert 0 < student.at_once["mAP"] <= 1 and 0 < student.trained["mAP"] <= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from oskt.compare import ablations
 from oskt.compare.methods import METHODS, Setting
@@ -128,7 +127,6 @@ def family(
     budgets: Sequence[str],
     *,
     variant: str = "",
-    network: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     change: Callable[[Student], Student] = ablations.unchanged,
     curves: Sequence[str] = (),
@@ -145,16 +143,15 @@ def family(
         refined: score what every refinement makes of the teacher, too.
     """
     scenario = source.name if source == target else f"{source.name} -> {target.name}"
-    network = scale.network if network is None else network
     if teacher is not None:
-        whole = Teacher(source, network, replace(scale.teacher, seed=seed))
+        whole = Teacher(source, scale.network, replace(scale.teacher, seed=seed))
         yield Cell(table, scenario, teacher, "teacher", FULL_WIDTH, "", seed, whole)
     for method in methods:
         for number, size in enumerate(sizes):
             for budget in budgets:
                 recipe = _recipe(scale, budget, epochs, seed)
                 student = METHODS[method](
-                    Setting(scale, network, source, target, size, seed, recipe)
+                    Setting(scale, scale.network, source, target, size, seed, recipe)
                 )
                 student = change(student)
                 chain = student.start.source

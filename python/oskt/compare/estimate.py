@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from oskt import models
 from oskt.compare.cells import Cell
 from oskt.compare.parts import (
     Chain,
@@ -20,7 +19,7 @@ from oskt.compare.parts import (
     folder_name,
     trained_parts,
 )
-from oskt.compare.scales import SIZES, Scale
+from oskt.compare.scales import SIZES, Scale, built
 from oskt.compare.workshop import Workshop
 from oskt.console import duration_text
 from oskt.data import read_data
@@ -114,7 +113,7 @@ class Estimate:
         key = (repr(sorted(network.items())), repr(size))
         if key not in self._cost:
             recipe = self.scale.student
-            coupling = self.workshop.coupling(models.ResNet(num_classes=1, **network), recipe)
+            coupling = self.workshop.coupling(built(network, 1), recipe)
             widths = size.widths(coupling, network) if size else {}
             self._cost[key] = macs(coupling, widths)
         return self._cost[key]
@@ -147,7 +146,7 @@ class Estimate:
 def _step_seconds(network: Mapping[str, Any], recipe: Recipe, device: str | None) -> float:
     """Time of a training step of 64 images: the least of a few, as on an idle machine."""
     place = World.from_environment(device).device
-    model: nn.Module = models.ResNet(num_classes=200, **network).to(place).train()
+    model: nn.Module = built(network, 200).to(place).train()
     people = 16 if recipe.height * recipe.width <= 64 * 64 else 2  # large ones need much memory
     ids = torch.arange(people, device=place).repeat_interleave(4)
     images = torch.randn(len(ids), 3, recipe.height, recipe.width, device=place)

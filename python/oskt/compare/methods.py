@@ -17,7 +17,7 @@ class Setting:
 
     Args:
         scale: recipes of teachers and chains.
-        network: options of `models.ResNet` for the teacher.
+        network: options of the teacher, see scales.built.
         source, target: data of teacher and refinement, and of the student.
         size: of the student.
         seed: of everything that is trained or drawn.

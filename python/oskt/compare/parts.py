@@ -39,7 +39,7 @@ class Teacher:
 
     Args:
         data: what it is trained on.
-        network: options of `models.ResNet`.
+        network: its options, see scales.built.
         recipe: its training; its seed is also that of the first weights.
         trained: False leaves it at random numbers.
         start: a teacher of other data whose weights it begins with.

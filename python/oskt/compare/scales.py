@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from torch import nn
+
+from oskt import models
 from oskt.coupling import Coupling
 from oskt.models import resnet
 from oskt.train import RECIPES, Recipe, RefineRecipe
@@ -22,7 +25,7 @@ class Size:
         label: its name in tables.
         share: of the teacher's stem, in (0, 1].
         multipliers: planes of stages 2 to 4 over the student's stem, as the paper's presets give
-            them; None takes the share of every channel group.
+            them; None, or a network that is not residual, takes the share of every channel group.
     """
 
     label: str
@@ -30,8 +33,8 @@ class Size:
     multipliers: tuple[int, int, int] | None = None
 
     def widths(self, coupling: Coupling, network: Mapping[str, Any]) -> dict[str, int]:
-        """Channel group -> width in a network of these options (see `models.ResNet`)."""
-        if self.multipliers is None:
+        """Channel group -> width in a network of these options (see `built`)."""
+        if self.multipliers is None or "in_planes" not in network:
             return {n: round_width(group, self.share) for n, group in coupling.free.items()}
         depth = network["depth"]
         layers = network.get("layers") if depth >= 50 else None
@@ -63,12 +66,12 @@ class Scale:
 
     Args:
         data: options of `make_pedestrians`; the world is the table's.
-        network: options of `models.ResNet` for the teacher.
+        network: the teacher, see `built`.
         teacher, refine, nested, student: recipes; `refine` of published chains, `nested` of ours.
         equal_time: epochs of a student over epochs of a nested refinement such that a student of
             every size, one after the other, takes the time of the refinement.
         seeds: how many, from 0 on; few-shot tables take five.
-        depths: table "depth": name -> options that replace those of `network`.
+        networks: table "depth": name -> what this network replaces of the scale.
     """
 
     data: Mapping[str, Any]
@@ -77,9 +80,13 @@ class Scale:
     refine: RefineRecipe
     nested: RefineRecipe
     student: Recipe
-    depths: Mapping[str, Mapping[str, Any]]
+    networks: Mapping[str, Mapping[str, Any]]
     equal_time: float = 0.6
     seeds: int = 3
+
+    def of(self, network: str) -> Scale:
+        """This scale with another of its networks."""
+        return replace(self, **self.networks[network])
 
     def epochs(self, budget: str) -> int:
         """Epochs of one student's training.
@@ -118,7 +125,37 @@ def _refine(name: str, **changes: Any) -> RefineRecipe:
     return replace(recipe, **changes)
 
 
-_DEPTHS = {f"ResNet-{depth}": {"depth": depth, "layers": None} for depth in (18, 50, 101)}
+def built(network: Mapping[str, Any], classes: int) -> nn.Module:
+    """A fresh network of these options, those of `models.ResNet` unless they name a family."""
+    return models.build({"family": "resnet", **network, "num_classes": classes})
+
+
+def _depths(in_planes: int) -> dict[str, dict[str, Any]]:
+    return {
+        f"ResNet-{depth}": {"network": {"depth": depth, "layers": None, "in_planes": in_planes}}
+        for depth in (18, 50, 101)
+    }
+
+
+_VIT = {
+    "network": {
+        "family": "vit", "dim": 96, "depth": 4, "heads": 4, "patch": 8, "image": [64, 32],
+    },
+    "teacher": RECIPES["demo-vit-teacher"],
+    "refine": _refine("demo-vit-refine"),
+    "nested": _refine("demo-vit-nested"),
+    "student": RECIPES["demo-vit-student"],
+}  # fmt: skip
+_VIT_S = {
+    "network": {"family": "vit", "dim": 384, "depth": 12, "heads": 6, "image": [256, 128]},
+    "teacher": replace(RECIPES["paper-vit-teacher"], epochs=60),
+    "refine": _refine("paper-vit-refine", epochs=60, alpha=0.05, distill=4.0),
+    "nested": _refine(
+        "paper-vit-refine", epochs=60, chain="nested", vectors="shared", alpha=0.0,
+        alpha_ramp="constant", distill=4.0, similarity=10.0, teacher_loss=3.0, random_widths=1,
+    ),
+    "student": replace(RECIPES["paper-vit-student"], epochs=30),
+}  # fmt: skip
 
 SCALES = {
     # Two cores, an hour or less per table.
@@ -130,7 +167,7 @@ SCALES = {
         nested=_refine("demo-nested"),
         student=RECIPES["demo-student"],
         # Bottlenecks, two in each stage, are 26 layers: the network of the other tables.
-        depths={"ResNet-26": {}, **_DEPTHS},
+        networks={"ResNet-26": {}, **_depths(16), "ViT": _VIT},
     ),
     # One GPU, in pieces (--stop-after 600) that go on across runs.
     "full": Scale(
@@ -142,6 +179,6 @@ SCALES = {
         ),
         nested=_refine("nested", epochs=60, steps=(30, 50), lr=1e-3),
         student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
-        depths=_DEPTHS,
+        networks={**_depths(64), "ViT-S": _VIT_S},
     ),
 }  # fmt: skip

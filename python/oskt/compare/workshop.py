@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from oskt import baselines, models, students
+from oskt import baselines, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, save_model, write_atomic
 from oskt.compare.digits import Digits
 from oskt.compare.parts import Chain, Data, Part, Start, Student, Teacher, digest, folder_name
+from oskt.compare.scales import built
 from oskt.compare.training import live, train
 from oskt.coupling import Coupling
 from oskt.data import make_pedestrians
@@ -103,7 +104,7 @@ class Workshop:
     def _fresh(self, part: Teacher, classes: int) -> Any:
         torch.manual_seed(part.recipe.seed)
         if part.start is None:
-            return models.ResNet(num_classes=classes, **part.network)
+            return built(part.network, classes)
         model, _ = students.load_model(self.teacher(part.start))
         if students.num_classes(model) != classes:
             students.replace_classifier(model, classes)
@@ -233,7 +234,7 @@ class Workshop:
         if not path.is_file():
             model = make()
             recipe = teacher.recipe
-            whole = models.ResNet(num_classes=1, **teacher.network)
+            whole = built(teacher.network, 1)
             coupling = self.coupling(whole, recipe)
             widths = students.widths_of(model)
             found = {
