@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from oskt import baselines, students
+from oskt import baselines, models, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, save_model, write_atomic
 from oskt.compare.digits import Digits
@@ -239,7 +239,7 @@ class Workshop:
             widths = students.widths_of(model)
             found = {
                 "scores": task.scores(model),
-                "parameters": parameters(coupling, widths, tuple(f"{n}." for n in whole.head)),
+                "parameters": parameters(coupling, widths, tuple(f"{n}." for n in models.head_of(whole))),
                 "macs": macs(coupling, widths),
             }
             write_atomic(path, json.dumps(found).encode())

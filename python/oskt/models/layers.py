@@ -86,10 +86,10 @@ class NeckedNetwork(nn.Module):
     @torch.no_grad()
     def scale_features(self, scale: Tensor) -> None:
         """Multiply the channels of the embedding by scale (F,); logits stay as they are."""
-        self.bottleneck.weight *= scale
-        self.bottleneck.bias *= scale
+        self.bottleneck.weight.mul_(scale)
+        self.bottleneck.bias.mul_(scale)
         if self.classifier is not None:
-            self.classifier.weight /= scale
+            self.classifier.weight.div_(scale)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         feature = self.feature(images)

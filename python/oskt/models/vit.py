@@ -251,14 +251,14 @@ class VisionTransformer(nn.Module):
         """Multiply the channels of the embedding by scale (F,), its halves equal. BNNecks undo it:
         logits stay as they are but for the eps of these norms."""
         scale = scale[: len(self.norm.weight)]
-        self.norm.weight *= scale
-        self.norm.bias *= scale
+        self.norm.weight.mul_(scale)
+        self.norm.bias.mul_(scale)
         for name in self.neck_names:
             neck = self.get_submodule(name)
             assert isinstance(neck, nn.BatchNorm1d)
             if neck.running_mean is not None and neck.running_var is not None:
-                neck.running_mean *= scale
-                neck.running_var *= scale.square()
+                neck.running_mean.mul_(scale)
+                neck.running_var.mul_(scale.square())
 
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 1 + parts, dim): class and part tokens behind the last norm."""
