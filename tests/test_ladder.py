@@ -88,38 +88,34 @@ def test_students_are_those_of_each_chain_alone(objectives):
         assert all(map(torch.equal, teacher, own_teacher))
 
 
-def test_loss_and_gradients_are_the_sum(objectives):
-    """L(a, b) = L(a) + L(b) - L_ReID(teacher), and so are the teacher's gradients."""
+def test_gradients_are_the_sum_of_reid_losses_and_the_mean_of_refining_losses(objectives):
+    """Each chain alone, at half its alpha; the teacher's own loss counts once."""
     both, alone = objectives
     images, ids = torch.randn(SHAPE, dtype=torch.float64), torch.arange(CLASSES).repeat(2)
+    for objective in alone:
+        objective.recipe = replace(objective.recipe, alpha=objective.recipe.alpha / 2)
+    teacher_only = copy.deepcopy(alone[0])
+    shared, _ = teacher_only.losses[0](*teacher_only.joint.teacher(images), ids)
+    whole, *losses = (objective(images, ids, progress=0.5)[0] for objective in (both, *alone))
+    torch.testing.assert_close(whole, sum(losses) - shared)
 
-    def teacher_only():
-        objective = copy.deepcopy(alone[0])
-        loss, _ = objective.losses[0](*objective.joint.teacher(images), ids)
+    for loss in (shared, whole, *losses):
         loss.backward()
-        return loss, objective.joint.teacher
-
-    def whole(objective):
-        loss, _ = objective(images, ids, progress=0.5)
-        loss.backward()
-        return loss
-
-    shared, teacher = teacher_only()
-    losses = [whole(objective) for objective in alone]
-    torch.testing.assert_close(whole(both), sum(losses) - shared)
     for branch, objective in zip(both.joint.branches, alone):
         torch.testing.assert_close(branch.weights.grad, objective.joint.branches[0].weights.grad)
     for name, parameter in both.joint.teacher.named_parameters():
         if parameter.requires_grad:
-            parts = [o.joint.teacher.get_parameter(name).grad for o in alone]
-            expected = sum(parts) - teacher.get_parameter(name).grad
+            once, *parts = (
+                objective.joint.teacher.get_parameter(name).grad
+                for objective in (teacher_only, *alone)
+            )
             # float64 sums of a few thousand terms around 1: errors far below 1e-10
-            torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-10)
+            torch.testing.assert_close(parameter.grad, sum(parts) - once, rtol=1e-7, atol=1e-10)
 
 
-def test_refining_loss_sums_over_chains(objectives):
+def test_refining_loss_is_the_mean_over_chains(objectives):
     both, alone = objectives
-    expected = sum(objective.joint.refining_loss(0.5) for objective in alone)
+    expected = sum(objective.joint.refining_loss(0.5) for objective in alone) / 2
     torch.testing.assert_close(both.joint.refining_loss(0.5), expected)
 
 

@@ -19,8 +19,10 @@ class JointModel(nn.Module):
     """A teacher and its chains, trained together: gradients reach the teacher, the weights of
     every chain and the vectors (norms, biases) that all share, or that each chain has of its own.
 
-    L = L_ReID(teacher) + sum over chains (L_ReID(S-Student) + alpha * L_refine); the caller adds
-    the terms, `refining_loss` has summed its own. However many chains, the teacher runs once.
+    L = L_ReID(teacher) + sum over chains of L_ReID(S-Student) + alpha * mean over chains of
+    L_refine; the caller adds the terms. However many chains, the teacher runs once. A mean, because
+    the refining loss pulls the teacher too: summed, three chains cost it 4 points of mAP
+    (docs/lab/ladder.md).
 
     Args:
         teacher: the module that the chains were made from; trained in place.
@@ -69,10 +71,11 @@ class JointModel(nn.Module):
         return self.teacher(images), *[branch(images, teacher) for branch in self.branches]
 
     def refining_loss(self, scale: float = 1.0) -> Tensor:
-        """scale * sum over chains, clustered weights and rows k of |T_k - C_label(k)|^2, and of the
-        squares between the teacher's vectors and a chain's own."""
+        """scale * mean over chains of the sum over clustered weights and rows k of
+        |T_k - C_label(k)|^2, and of the squares between the teacher's vectors and a chain's own."""
         teacher = self._parameters_of_teacher()
-        first, *others = (branch.refining_loss(teacher, scale) for branch in self.branches)
+        each = scale / len(self.branches)
+        first, *others = (branch.refining_loss(teacher, each) for branch in self.branches)
         return sum(others, first)
 
     def to_chains(self) -> list[WeightChain]:

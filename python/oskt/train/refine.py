@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class JointObjective(nn.Module):
     """The ReID loss of every network, the refining loss and distillation; an Objective of `fit`.
 
-    L = teacher_loss L_ReID(teacher) + alpha (sum over chains of L_refine)
+    L = teacher_loss L_ReID(teacher) + alpha (mean over chains of L_refine)
         + sum over students of (L_ReID(student) + distill KL(teacher || student)
                                 + similarity (cosines of teacher - cosines of student)^2).
 
