@@ -87,3 +87,14 @@ def test_a_nested_chain_at_full_width_is_its_teacher(work):
     images = torch.randn(2, 3, 32, 16)
     student = chain.student(width=1.0)
     torch.testing.assert_close(student(images), teacher(images), rtol=0, atol=0)
+
+
+def test_a_teacher_starts_from_a_published_file(work, tmp_path):
+    state, _ = load_state(work / "teacher" / "teacher.safetensors")
+    torch.save({f"module.base.{n}": t for n, t in state.items()}, tmp_path / "published.pth")
+    output = run(
+        "teacher", "--model", "vit", "--data", work / "data", "--out", tmp_path / "teacher",
+        "--dim", 12, "--heads", 2, "--depth", 2, "--patch", 8, "--epochs", 1, "--parts", 3,
+        "--pretrained", tmp_path / "published.pth", "--pixels", "half", *SMALL,
+    )  # fmt: skip
+    assert "published.pth: 100.0% of the tensors" in " ".join(output.split())

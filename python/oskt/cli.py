@@ -188,7 +188,7 @@ def teacher(
         )  # fmt: skip
     if pretrained is not None:
         report = load_pretrained(network, pretrained, min_coverage=min_coverage, pixels=pixels)
-        console.print(report)
+        console.print(report.table())
     path = train_teacher(network, batches, recipe, out, **_fit_options(folder, run))
     console.print(f"teacher: {path}")
 
