@@ -13,6 +13,7 @@ from train_fakes import CLASSES, TinyData, recipe
 
 from oskt import ChainLadder, JointModel, WeightChain, edge
 from oskt.compare.scales import CHAIN_OF, SIZES
+from oskt.latency import Latency, Meter
 from oskt.models.resnet import ResNet
 from oskt.train import refine_chain
 from oskt.train.refine import JointObjective
@@ -229,6 +230,22 @@ def test_a_budget_finds_a_chain_of_unequal_shares(pair):
     assert sizes == wide.widths
     assert ladder.chain_for(sizes) is wide
     assert ladder.chain_for(quarter.resolve(params=parameters, macs=macs)) is quarter
+
+
+def test_a_limit_of_latency_is_timed_once_per_width(ladder):
+    timed = []
+
+    def seconds(network, images):
+        timed.append(dict(network.widths))
+        milliseconds = sum(network.widths.values())
+        return Latency(milliseconds, 0, 0, 1, tuple(images.shape), "", 1, "")
+
+    meter = Meter(ladder.chains[0], timed=seconds)
+    limit = sum(ladder.chains[1].widths.values())
+    student = ladder.student(latency_ms=limit, device=meter)
+    assert student.widths == ladder.chains[1].widths
+    assert student.latency.median_ms == limit
+    assert all(timed.count(widths) == 1 for widths in timed)
 
 
 def test_a_ladder_of_one_gives_the_students_of_its_chain(ladder):

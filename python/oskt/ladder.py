@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from oskt import chain_file
+from oskt.budget import Timer
 from oskt.chain import WeightChain, read_contents
 from oskt.checkpoint import write_tensors
 from oskt.contents import together
+from oskt.latency import Meter
 from oskt.part_file import Source
 from oskt.routing import Ladder
 
@@ -85,6 +87,8 @@ class ChainLadder(Ladder[WeightChain]):
         width: float | None = None,
         widths: Mapping[str, int] | None = None,
         preset: str | None = None,
+        latency_ms: float | None = None,
+        device: str | Timer = "cpu",
         norm: str = "interpolate",
         **budget: Any,
     ) -> nn.Module:
@@ -93,11 +97,18 @@ class ChainLadder(Ladder[WeightChain]):
         Args:
             width, preset, norm: as there.
             widths: group -> channels; groups not named have the width of the narrowest chain.
-            budget: params, macs and what else WeightChain.student takes: the largest student of
-                one share for all groups that keeps it.
+            latency_ms, device: as there; a width is timed once, whichever chain it is tried for.
+            budget: params, macs, memory_mb and shape, as there.
         """
+        timer: Timer | None = None
+        if latency_ms is not None:
+            timer = Meter(self.chains[0], device) if isinstance(device, str) else device
+            budget |= {"latency_ms": latency_ms, "device": timer}
         sizes = self.resolve(width, widths, preset, **budget)
-        return self.chain_for(sizes).student(widths=sizes, norm=norm)
+        student = self.chain_for(sizes).student(widths=sizes, norm=norm)
+        if isinstance(timer, Meter):
+            student.__dict__["latency"] = timer.latency(sizes)
+        return student
 
     def verify(self, *, quiet: bool = False) -> float:
         """Measure the identity of every chain; see WeightChain.verify."""
