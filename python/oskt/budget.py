@@ -115,7 +115,7 @@ class Budget:
         least = f"{params:,.0f} parameters, {macs:,.0f} MACs and {memory / 1e6:,.4g} MB"
         if self.latency_ms is not None and timer is not None:
             least += f" and {timer(costs.widths(smallest)):.3g} ms"
-        asked = ", ".join(f"{name}={limit:,g}" for name, limit in self.given.items())
+        asked = ", ".join(f"{name}={limit:,.10g}" for name, limit in self.given.items())
         return (
             f"budget must allow the smallest student, {least}, got {asked}. "
             "Raise the budget, or make a narrower chain."

@@ -25,14 +25,17 @@ from oskt import (
     verification,
     widths,
 )
+from oskt.budget import Timer
 from oskt.checkpoint import read_tensors, write_tensors
 from oskt.clustering import cluster_channels, nest_channels
 from oskt.contents import Contents, apart
 from oskt.coupling import Coupling
 from oskt.grouping import trace_coupling
+from oskt.latency import Meter
 from oskt.lists import Item
 from oskt.merge_tree import MergeTree, Partitions
 from oskt.part_file import Source, is_part_file
+from oskt.shapes import Curves
 from oskt.sizes import Sizes
 from oskt.tracing import on_meta
 
@@ -85,7 +88,7 @@ class WeightChain(Sizes):
         self.plain = dict(plain)
         self.template = template
         if template is not None:
-            self.meta["head"] = list(getattr(template, "head", ()))
+            self.meta["head"] = list(models.head_of(template))
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -253,6 +256,10 @@ class WeightChain(Sizes):
         preset: str | None = None,
         params: float | None = None,
         macs: float | None = None,
+        memory_mb: float | None = None,
+        latency_ms: float | None = None,
+        device: str | Timer = "cpu",
+        shape: str | Curves = "uniform",
         norm: str = "interpolate",
     ) -> nn.Module:
         """A student module, ready to run: give one of width, widths, preset and a budget.
@@ -261,12 +268,18 @@ class WeightChain(Sizes):
             width: share of the teacher's channels in every group, in (0, 1].
             widths: group -> channels; groups not named stay at chain width.
             preset: a size of the paper, e.g. "res50-s1".
-            params, macs: at most so many parameters and MACs per image, of the backbone at the
-                traced input size; one share for all groups.
-            norm: "interpolate" or "exact" (see expand).
+            params, macs, memory_mb, latency_ms: a budget, any of them together: at most so many
+                parameters and MACs per image, of the backbone at the traced input size, megabytes
+                in float32, and measured milliseconds for one image.
+            device: where latency is measured, or an oskt.latency.Meter, which remembers.
+            shape: of a student by budget: "uniform", "sensitivity" or curves (see Sizes.resolve).
+            norm: "interpolate", "exact" (see expand) or "cosine": exact, and the channels of the
+                embedding scaled by 1/sqrt(copies), so that cosines too are the S-Student's:
+                students of every width then search one another's galleries.
 
         Returns:
-            A module of the teacher's class in evaluation mode, with `widths` as an attribute.
+            A module of the teacher's class in evaluation mode, with `widths` as an attribute and,
+            if latency was limited, `latency`: what was measured (oskt.latency.Latency).
 
         Raises:
             ValueError: a chain without a template, unknown norm, or see Sizes.resolve.
@@ -276,14 +289,25 @@ class WeightChain(Sizes):
                 "WeightChain.student: template must be known to build a module, got a chain "
                 f"without one (spec {self.meta.get('spec')}). Pass template= to WeightChain.load."
             )
-        sizes = self.resolve(width, widths, preset, params, macs)
-        module = self._module(self.expand(sizes, norm=norm), sizes)
-        if norm == "exact":
-            module = norms.weigh(
-                module, self.coupling, reading.copy_shares(self.clusterings, sizes)
-            )
+        timer = None if latency_ms is None else self._timer(device)
+        sizes = self.resolve(
+            width, widths, preset, params, macs, memory_mb, latency_ms,
+            device=timer or device, shape=shape,
+        )  # fmt: skip
+        module = self._module(self.expand(sizes, norm=norm.replace("cosine", "exact")), sizes)
+        if norm != "interpolate":
+            shares = reading.copy_shares(self.clusterings, sizes)
+            module = norms.weigh(module, self.coupling, shares)
+            if norm == "cosine":
+                feature = norms.shares_on(self.coupling, self.coupling.outputs[-1][-1], shares)
+                students.scale_features(module, torch.from_numpy(feature).sqrt())
         students.set_widths(module, sizes)
+        if isinstance(timer, Meter):
+            module.__dict__["latency"] = timer.latency(sizes)
         return module
+
+    def _timer(self, device: str | Timer) -> Timer:
+        return Meter(self, device) if isinstance(device, str) else device
 
     def _module(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> nn.Module:
         assert self.template is not None

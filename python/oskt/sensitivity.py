@@ -39,7 +39,8 @@ def measure(
         progress: called with every group's name.
 
     Returns:
-        Free group -> float64 [N], minus the loss at widths 1..N, 0 at N and never falling.
+        Free group -> float64 [N], minus the loss at widths 1..N, 0 at N and never falling. Groups
+        that must be as wide as others are narrowed together, under the first one's name.
 
     Raises:
         ValueError: fewer than 2 images, or points < 1.

@@ -52,12 +52,13 @@ def by_sensitivity(
         A greedy choice, as is usual for separable worth under a cost; costs are priced by their
         slopes, which are exact where no axis pair belongs to one group. Ties: the first group.
     """
-    worth = np.concatenate([np.asarray(curves[group], dtype=float) for group in costs.groups])
+    worth = np.concatenate([_worth(costs, curves, group) for group in costs.groups])
     last = np.cumsum(costs.whole).astype(int) - costs.whole.astype(int) - 1  # + width: its place
     steps = costs.blocks * np.maximum(1, np.rint(costs.whole / STEPS / costs.blocks))
     widths = costs.whole
     down = [widths]
     for floor in floors:
+        floor = costs.blocks * np.ceil(floor / costs.blocks)
         while (widths > floor).any():
             step = np.minimum(steps, widths - floor)
             here, there = (last + w.astype(int) for w in (widths, widths - step))
@@ -68,6 +69,17 @@ def by_sensitivity(
             widths[chosen] -= step[chosen]
             down.append(widths)
     return Path(len(down), lambda place: down[len(down) - 1 - place])
+
+
+def _worth(costs: Costs, curves: Curves, group: str) -> Array:
+    """[N] of a group: the sum of its curve and those of groups that must be like it, if given."""
+    widths = np.arange(1, costs.coupling.groups[group].size + 1)
+    worth = np.zeros(len(widths))
+    for name, other in costs.coupling.free.items():
+        if name in curves and group in (name, other.like):
+            theirs = widths * (other.size / len(widths))
+            worth += np.interp(theirs, np.arange(1, other.size + 1), curves[name])
+    return worth
 
 
 def kept(partitions: Partitions, clustering: Mapping[str, Any]) -> Curves:
