@@ -29,6 +29,18 @@ STABLE_TORCH_LIBRARY(oskt_ext, m) {
       "Tensor gallery_ids, Tensor query_cameras, Tensor gallery_cameras, str metric, "
       "int max_rank) -> (Tensor cmc, Tensor average_precision, Tensor inverse_negative_penalty, "
       "Tensor trapezoid_average_precision)");
+  m.def(
+      "distance_metrics(Tensor distances, Tensor query_ids, Tensor gallery_ids, "
+      "Tensor query_cameras, Tensor gallery_cameras) -> (Tensor first_hit, "
+      "Tensor average_precision, Tensor inverse_negative_penalty, "
+      "Tensor trapezoid_average_precision)");
+  m.def(
+      "k_reciprocal(Tensor query_features, Tensor gallery_features, str metric, int k1, int k2) "
+      "-> (Tensor start, Tensor column, Tensor weight, Tensor farthest)");
+  m.def(
+      "k_reciprocal_distances(Tensor query_features, Tensor gallery_features, Tensor start, "
+      "Tensor column, Tensor weight, Tensor item_start, Tensor item, Tensor item_weight, "
+      "Tensor farthest, str metric, float lambda_) -> Tensor");
 }
 
 namespace {

@@ -10,11 +10,11 @@ import math
 import torch
 from torch import Tensor
 
+from oskt_ext._retrieval import RetrievalMetrics
 from oskt_ext.expand import ExpansionPlan
 from oskt_ext.kmeans import KMeansResult
 from oskt_ext.merge_trees import MergeTrees
 from oskt_ext.refining_loss import RefiningPlan
-from oskt_ext.retrieval_metrics import RetrievalMetrics
 
 
 def expand(chain: Tensor, plan: ExpansionPlan) -> Tensor:
@@ -56,7 +56,7 @@ def retrieval_metrics(
     metric: str = "cosine",
     max_rank: int = 50,
 ) -> RetrievalMetrics:
-    """Whole distance matrix, stable sort, then precision at every hit; float64 for float64."""
+    """Whole distance matrix, float64 for float64, then `distance_metrics`."""
     accumulate = torch.float64 if query_features.dtype == torch.float64 else torch.float32
     queries, gallery = (f.detach().to(accumulate) for f in (query_features, gallery_features))
     if metric == "cosine":
@@ -67,9 +67,24 @@ def retrieval_metrics(
         distance = 1 - queries @ gallery.T
     else:
         distance = gallery.square().sum(1) - 2 * queries @ gallery.T
+    return distance_metrics(
+        distance, query_ids, gallery_ids, query_cameras, gallery_cameras, max_rank=max_rank
+    )
+
+
+def distance_metrics(
+    distances: Tensor,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    query_cameras: Tensor,
+    gallery_cameras: Tensor,
+    *,
+    max_rank: int = 50,
+) -> RetrievalMetrics:
+    """Stable sort of every row of a whole matrix, then precision at every hit."""
     found = torch.zeros(max_rank, dtype=torch.int64)
-    rows = torch.full((3, len(queries)), torch.nan, dtype=torch.float64)
-    for q, order in enumerate(distance.argsort(dim=1, stable=True)):
+    rows = torch.full((3, len(distances)), torch.nan, dtype=torch.float64)
+    for q, order in enumerate(distances.argsort(dim=1, stable=True)):
         ids, cameras = gallery_ids[order], gallery_cameras[order]
         junk = (ids == -1) | ((ids == query_ids[q]) & (cameras == query_cameras[q]))
         hits = (ids[~junk] == query_ids[q]).cpu()
@@ -83,9 +98,9 @@ def retrieval_metrics(
         rows[1, q] = len(ranks) / ranks[-1]
         rows[2, q] = ((k / ranks + before) / 2).mean()
     count = int((~rows[0].isnan()).sum())
-    precision, inverse_penalty, trapezoid = rows.to(query_features.device)
+    precision, inverse_penalty, trapezoid = rows.to(distances.device)
     return RetrievalMetrics(
-        cmc=found.to(query_features.device).double() / count,
+        cmc=found.to(distances.device).double() / count,
         mAP=float(precision.nanmean()),
         mINP=float(inverse_penalty.nanmean()),
         num_valid_queries=count,
@@ -93,6 +108,50 @@ def retrieval_metrics(
         mAP_trapezoid=float(trapezoid.nanmean()),
         trapezoid_average_precision=trapezoid,
     )
+
+
+def k_reciprocal(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    *,
+    metric: str = "cosine",
+    k1: int = 20,
+    k2: int = 6,
+    lambda_: float = 0.3,
+) -> Tensor:
+    """Re-ranked distances [Q, G] by whole N x N matrices, in float64."""
+    rows = torch.cat([query_features, gallery_features]).detach().double()
+    if metric == "cosine":
+        rows = torch.nan_to_num(rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+        distance = 1 - rows @ rows.T
+    else:
+        distance = _sq_dist(rows, rows)
+    order = distance.argsort(dim=1, stable=True)
+    share = torch.nan_to_num(distance / distance.amax(1, keepdim=True))
+
+    def mutual(i: int, n: int) -> set[int]:
+        return {j for j in order[i, :n].tolist() if i in order[j, :n].tolist()}
+
+    encoding = torch.zeros_like(distance)
+    for i in range(len(rows)):
+        near = mutual(i, k1 + 1)
+        wide = set(near)
+        for c in near:
+            half = mutual(c, round(k1 / 2) + 1)
+            if 3 * len(half & near) > 2 * len(half):
+                wide |= half
+        members = sorted(wide)
+        encoding[i, members] = torch.softmax(-share[i, members], 0)
+    if k2 > 1:
+        encoding = encoding[order[:, :k2]].mean(1)
+    count = len(query_features)
+    queries, gallery = encoding[:count], encoding[count:]
+    smaller, larger = (
+        torch.stack([pick(row, gallery).sum(1) for row in queries])
+        for pick in (torch.minimum, torch.maximum)
+    )
+    original = share[:count, count:]
+    return (1 - lambda_) * (1 - smaller / larger) + lambda_ * original
 
 
 def kmeans(

@@ -10,7 +10,9 @@ from oskt_ext import ExpansionPlan, IndexMap, RefiningPlan, expand, refining_los
 from oskt_ext.refining_loss import RefiningItem
 
 pytestmark = pytest.mark.cuda
-OPERATORS = ["expand", "kmeans", "merge_trees", "refining_loss", "retrieval_metrics"]
+OPERATORS = [
+    "distance_metrics", "expand", "kmeans", "merge_trees", "refining_loss", "retrieval_metrics"
+]  # fmt: skip
 CHUNKED = 150  # tensors or problems: more than travel in one launch
 
 
@@ -42,6 +44,9 @@ def operator_call(name, device):
         return source, lambda: [refining_loss(parts, chain, plan)]
     features = source.view(-1, 60)
     numbers = torch.arange(len(features), device=device)
+    if name == "distance_metrics":
+        labels = (numbers % 3, numbers[:60] % 3, numbers % 2, numbers[:60] % 5)
+        return source, lambda: list(ops.distance_metrics(features, *labels))
     arguments = (numbers % 3, numbers % 3, numbers % 2, numbers % 5, "cosine", 10)
     return source, lambda: list(ops.retrieval_metrics(features, features, *arguments))
 

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 OPERATORS = re.findall(r'm\.def\(\s*"(\w+)\(', (CSRC / "library.cpp").read_text())
+# A second step of an operator, <stem>_<step>, lives in the files of its stem.
+STEMS = [n for n in OPERATORS if not any(n.startswith(f"{other}_") for other in OPERATORS)]
 FRAMEWORK = re.compile(r"^(torch|ATen|c10|pybind11)/")
 REID_WORDS = re.compile(
     r"re-?id\b|\bpersons?\b|pedestrian|market-?1501|msmt|cuhk|dukemtmc|\bvit\b|resnet",
@@ -126,7 +128,7 @@ def test_no_import_cycles():
         visit(module, ())
 
 
-@pytest.mark.parametrize("stem", OPERATORS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_one_stem_in_every_layer(stem):
     layers = {f"csrc/*/{stem}{end}" for end in ("_cpu.cpp", "_cuda.cpp", "_kernel.cu")}
     layers |= {f"oskt_ext/{stem}.py", f"tests/test_{stem}.py", f"bench/bench_{stem}.py"}

@@ -3,28 +3,16 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
 #include <string>
 #include <tuple>
 #include <type_traits>
 
-#include "glue/cuda.h"
-#include "retrieval/retrieval_checks.h"
-#include "retrieval/retrieval_metrics_kernel.h"
+#include "retrieval/rank_cuda.h"
 
 namespace oskt::retrieval {
 namespace {
 
 constexpr const char* kOp = "retrieval_metrics";
-constexpr int64_t kChunkScores = int64_t{1} << 24;  // scores of a chunk: 64 MB of floats
-constexpr int64_t kMaxChunk = int64_t{1} << 15;     // queries of a chunk: the grid's second side
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-template <typename acc_t>
-constexpr ScalarType kAccType =
-    std::is_same_v<acc_t, double> ? ScalarType::Double : ScalarType::Float;
-
 template <typename acc_t>
 struct Rows {
   Tensor rows, bias;
@@ -41,18 +29,16 @@ struct Rows {
 };
 
 template <typename acc_t>
-void measure(const Inputs& in, Outputs& out, cudaStream_t stream) {
+void measure(const Inputs& in, const QueryRows& out, double* cmc, int64_t max_rank,
+             cudaStream_t stream) {
   const int64_t pitch = round_up(in.width, kDepth);
   const int64_t score_pitch = round_up(in.gallery, kTile);
-  const int64_t chunk =
-      std::min(round_up(in.queries, kTile),
-               std::clamp(kChunkScores / score_pitch / kTile * kTile, int64_t{kTile}, kMaxChunk));
+  const int64_t chunk = chunk_rows(in.queries, score_pitch);
   const Rows<acc_t> queries(in.query_features, in, pitch, stream);
   const Rows<acc_t> gallery(in.gallery_features, in, pitch, stream);
   const Tensor scores =
       torch::stable::new_empty(in.query_features, {chunk, score_pitch}, kAccType<acc_t>);
-  const Tensor workspace =
-      torch::stable::new_empty(in.query_ids, {chunk, 2, in.gallery}, ScalarType::Int);
+  const Tensor workspace = rank_workspace(in, chunk);
   const Tensor first_hit = torch::stable::new_empty(in.query_ids, {in.queries}, ScalarType::Int);
 
   for (int64_t start = 0; start < in.queries; start += chunk) {
@@ -64,21 +50,13 @@ void measure(const Inputs& in, Outputs& out, cudaStream_t stream) {
                   gallery.bias.template const_data_ptr<acc_t>(),
                   scores.template mutable_data_ptr<acc_t>(), count, in.gallery, pitch, score_pitch},
                  stream));
-    check_launch(
-        kOp,
-        launch_ranks<acc_t>(
-            {scores.template mutable_data_ptr<acc_t>(), workspace.mutable_data_ptr<int32_t>(),
-             in.query_ids.const_data_ptr<int64_t>() + start,
-             in.query_cameras.const_data_ptr<int64_t>() + start,
-             in.gallery_ids.const_data_ptr<int64_t>(), in.gallery_cameras.const_data_ptr<int64_t>(),
-             out.average_precision.mutable_data_ptr<double>() + start,
-             out.trapezoid_average_precision.mutable_data_ptr<double>() + start,
-             out.inverse_negative_penalty.mutable_data_ptr<double>() + start,
-             first_hit.mutable_data_ptr<int32_t>() + start, count, in.gallery, score_pitch},
-            stream));
+    check_launch(kOp, launch_ranks(rank_params(in, out, first_hit, workspace,
+                                               scores.template mutable_data_ptr<acc_t>(),
+                                               score_pitch, start, count),
+                                   stream));
   }
-  check_launch(kOp, launch_cmc(first_hit.const_data_ptr<int32_t>(), in.queries,
-                               out.cmc.mutable_data_ptr<double>(), out.cmc.numel(), stream));
+  check_launch(kOp,
+               launch_cmc(first_hit.const_data_ptr<int32_t>(), in.queries, cmc, max_rank, stream));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> retrieval_metrics_cuda(
@@ -88,12 +66,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retrieval_metrics_cuda(
   const Inputs in = checked_inputs(query_features, gallery_features, query_ids, gallery_ids,
                                    query_cameras, gallery_cameras, metric, max_rank);
   const torch::stable::accelerator::DeviceGuard guard(query_features.get_device_index());
-  Outputs out(in, max_rank);
+  const QueryRows out(in.query_features, in.queries);
+  const Tensor cmc = torch::stable::new_empty(in.query_features, {max_rank}, ScalarType::Double);
   dispatch_floating(kOp, query_features.scalar_type(), [&](auto zero) {
     using acc_t = std::conditional_t<std::is_same_v<decltype(zero), double>, double, float>;
-    measure<acc_t>(in, out, current_stream(query_features));
+    measure<acc_t>(in, out, cmc.mutable_data_ptr<double>(), max_rank,
+                   current_stream(query_features));
   });
-  return {out.cmc, out.average_precision, out.inverse_negative_penalty,
+  return {cmc, out.average_precision, out.inverse_negative_penalty,
           out.trapezoid_average_precision};
 }
 

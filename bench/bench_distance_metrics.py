@@ -1,0 +1,68 @@
+"""Scoring a distance matrix of Market-1501 size that is already there.
+
+Floor: one read of the matrix (`aminmax`, which our finite check is). Peers: the sort of the ReID
+toolkits with their Python step per query, in NumPy, and the same without a loop in torch; both give
+our mAP.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import reid_data
+from oskt_ext import distance_metrics
+
+
+@pytest.fixture(scope="module")
+def problem():
+    queries, gallery, *labels = reid_data.problem(reid_data.MARKET)
+    return [1 - queries @ gallery.T, *labels]
+
+
+def ours(problem):
+    return distance_metrics(*problem).mAP
+
+
+def ours_in_chunks(problem):
+    return distance_metrics(problem[0].split(512), *problem[1:]).mAP
+
+
+def one_read(problem):
+    return torch.aminmax(problem[0])
+
+
+def numpy_toolkit(problem):
+    """Argsort of every row, a Python loop over queries."""
+    distance, query_ids, gallery_ids, query_cameras, gallery_cameras = (t.numpy() for t in problem)
+    precisions = []
+    for q, order in enumerate(np.argsort(distance, axis=1, kind="stable")):
+        same = gallery_ids[order] == query_ids[q]
+        places = np.flatnonzero(same[~(same & (gallery_cameras[order] == query_cameras[q]))]) + 1
+        if len(places):
+            precisions.append((np.arange(1, len(places) + 1) / places).mean())
+    return float(np.mean(precisions))
+
+
+def torch_sort(problem):
+    distance, query_ids, gallery_ids, query_cameras, gallery_cameras = problem
+    order = distance.argsort(dim=1, stable=True)
+    same = gallery_ids[order] == query_ids[:, None]
+    keep = ~(same & (gallery_cameras[order] == query_cameras[:, None]))
+    hits = same & keep
+    precision = hits.cumsum(1).double() / keep.cumsum(1).clamp(min=1)
+    found = hits.sum(1)
+    valid = found > 0
+    return float((((precision * hits).sum(1))[valid] / found[valid]).mean())
+
+
+@pytest.mark.parametrize("run", [ours, ours_in_chunks, one_read, numpy_toolkit, torch_sort])
+def test_market_size(benchmark, problem, run):
+    slow = run in (numpy_toolkit, torch_sort)
+    value = benchmark.pedantic(
+        run, args=(problem,), rounds=1 if slow else 7, warmup_rounds=not slow
+    )
+    if run is not one_read:
+        assert value == pytest.approx(ours(problem), abs=1e-12)
+    benchmark.extra_info["threads"] = torch.get_num_threads()
