@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from oskt.embedding import ImageFiles, embed
-from oskt.evaluate import evaluate, ranking_lists, spread_queries
+from oskt.evaluate import evaluate
+from oskt.rankings import ranking_lists, spread_queries
+from oskt_ext import reference
 
 HEIGHT, WIDTH = 8, 4
 
@@ -219,6 +222,37 @@ def test_evaluate_prints_the_toolkit_lines_and_the_table(market):
     assert f"CMC curve, Rank-10 :{found.rank10:.1%}" in printed
     assert f"{found.num_valid_queries} of 11" in printed
     assert set(found.metrics()) >= {"mAP", "rank1", "mINP", "images_per_second"}
+
+
+def test_evaluate_scores_the_re_ranking_beside_the_plain_ranking(market):
+    """Against the dense definition: float32 moves no rank here, as for the plain scores."""
+    distances = reference.k_reciprocal(unit_features(market.query), unit_features(market.gallery))
+    labels = [
+        torch.tensor(column)
+        for column in (
+            market.query.ids, market.gallery.ids, market.query.cameras, market.gallery.cameras,
+        )
+    ]  # fmt: skip
+    expected = reference.distance_metrics(distances, *labels)
+    plain = evaluate(Flat(), market, height=HEIGHT, width=WIDTH, workers=0)
+    console = Console(file=io.StringIO(), width=120)
+    found = evaluate(
+        Flat(), market, height=HEIGHT, width=WIDTH, workers=0, rerank=True, console=console
+    )
+    assert plain.reranked is None
+    assert found.mAP == plain.mAP
+    assert found.reranked.mAP == pytest.approx(expected.mAP, abs=1e-6)
+    assert found.reranked.mINP == pytest.approx(expected.mINP, abs=1e-6)
+    assert found.reranked.cmc == pytest.approx(expected.cmc.tolist(), abs=1e-6)
+    assert found.reranked.mAP != found.mAP
+    assert found.reranked.peak_bytes >= found.peak_bytes > 2**20
+    assert found.metrics()["reranked/rank1"] == found.reranked.rank1
+    assert "reranked/mAP" not in plain.metrics()
+    printed = console.file.getvalue()
+    assert re.search(r"plain +re-ranked", printed)
+    for name, scores in (("mAP", "mAP"), ("mINP", "mINP"), ("Rank-1", "rank1")):
+        pair = [f"{100 * getattr(one, scores):.1f}" for one in (found, found.reranked)]
+        assert re.search(rf"^{name} +{pair[0]} +{pair[1]}$", printed, re.MULTILINE)
 
 
 def test_image_files_resize_and_normalise(tmp_path):

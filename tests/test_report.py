@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from oskt.console import Presenter
-from oskt.evaluate import RankingLists
+from oskt.rankings import RankingLists
 from oskt.report import (
     Group,
     ReportData,

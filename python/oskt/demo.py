@@ -26,8 +26,9 @@ from oskt.checkpoint import file_hash, load_state, provenance
 from oskt.console import Presenter
 from oskt.data import contact_sheet, make_pedestrians
 from oskt.demo_scales import SCALES, Scale
-from oskt.evaluate import Evaluation, ranking_lists, spread_queries
+from oskt.evaluate import Evaluation
 from oskt.pipeline import ReIDData, example_images
+from oskt.rankings import ranking_lists, spread_queries
 from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
 from oskt.train import Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
 

@@ -1,9 +1,10 @@
-"""Evaluation of a re-identification network: mAP and CMC, and the ranking lists behind them."""
+"""Evaluation of a re-identification network: mAP, CMC and mINP, plain and re-ranked."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +12,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from oskt.data.split import Split
 from oskt.embedding import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, embed
-from oskt_ext import retrieval_metrics
+from oskt.rankings import label_columns
+from oskt_ext import RetrievalMetrics, distance_metrics, k_reciprocal, retrieval_metrics
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What one evaluation found; every share is in 0..1.
+class Scores:
+    """What one ranking of the gallery is worth; every share is in 0..1.
 
     Attributes:
         mAP: mean average precision, precision-at-hit form, over the valid queries.
@@ -29,9 +29,8 @@ class Evaluation:
         mAP_trapezoid: mAP in the form of the original Market-1501 code.
         average_precision: float [Q], per query, on the CPU; NaN where a query has no hit.
         num_valid_queries: queries that have a hit once junk is dropped.
-        num_queries, num_gallery: images on either side.
-        embed_seconds, rank_seconds: wall times of the two halves.
-        features: (query, gallery) embeddings if they were asked for.
+        rank_seconds: wall time of ranking and scoring.
+        peak_bytes: largest memory of the process up to then, and of its GPU; 0 where unknown.
     """
 
     mAP: float
@@ -40,11 +39,8 @@ class Evaluation:
     mAP_trapezoid: float
     average_precision: Tensor
     num_valid_queries: int
-    num_queries: int
-    num_gallery: int
-    embed_seconds: float
     rank_seconds: float
-    features: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    peak_bytes: int
 
     def rank(self, r: int) -> float:
         """CMC at rank r; past the end of a short curve it is the last value."""
@@ -62,13 +58,52 @@ class Evaluation:
     def rank10(self) -> float:
         return self.rank(10)
 
+    def summary(self) -> dict[str, Any]:
+        """What `oskt evaluate --json` writes of a ranking."""
+        return {
+            "mAP": self.mAP,
+            "mINP": self.mINP,
+            "cmc": self.cmc,
+            "rank_seconds": self.rank_seconds,
+            "peak_bytes": self.peak_bytes,
+        }
+
+    def shares(self) -> dict[str, float]:
+        """The shares under the names of a table."""
+        return {
+            "mAP": self.mAP,
+            "Rank-1": self.rank1,
+            "Rank-5": self.rank5,
+            "Rank-10": self.rank10,
+            "mINP": self.mINP,
+            "mAP, trapezoid form": self.mAP_trapezoid,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation(Scores):
+    """What one evaluation found: the scores of the plain ranking, and what surrounds them.
+
+    Attributes:
+        num_queries, num_gallery: images on either side.
+        embed_seconds: wall time of the embeddings.
+        reranked: the scores after k-reciprocal re-ranking, if they were asked for.
+        features: (query, gallery) embeddings if they were asked for.
+    """
+
+    num_queries: int
+    num_gallery: int
+    embed_seconds: float
+    reranked: Scores | None = None
+    features: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
     @property
     def images_per_second(self) -> float:
         return (self.num_queries + self.num_gallery) / max(self.embed_seconds, 1e-9)
 
     def metrics(self) -> dict[str, float | int]:
-        """The scalars, ready for a JSON line."""
-        return {
+        """The scalars, ready for a JSON line; those of re-ranking as reranked/mAP and so on."""
+        values: dict[str, float | int] = {
             "mAP": self.mAP,
             "rank1": self.rank1,
             "rank5": self.rank5,
@@ -82,6 +117,10 @@ class Evaluation:
             "rank_seconds": self.rank_seconds,
             "images_per_second": self.images_per_second,
         }
+        if self.reranked is not None:
+            for name in ("mAP", "rank1", "rank5", "rank10", "mINP", "rank_seconds"):
+                values[f"reranked/{name}"] = getattr(self.reranked, name)
+        return values
 
     def log_lines(self) -> list[str]:
         """The lines that toolkits of the Bag-of-Tricks family print, for scripts that read them."""
@@ -89,27 +128,25 @@ class Evaluation:
         return [f"mAP: {self.mAP:.1%}", *ranks]
 
     def table(self) -> Table:
-        """The same numbers as a table for the terminal, one per line."""
+        """The same numbers as a table for the terminal, one per line; re-ranked ones beside."""
         queries = f"{self.num_valid_queries}"
         if self.num_valid_queries < self.num_queries:
             queries += f" of {self.num_queries}"
-        shares = {
-            "mAP": self.mAP,
-            "Rank-1": self.rank1,
-            "Rank-5": self.rank5,
-            "Rank-10": self.rank10,
-            "mINP": self.mINP,
-            "mAP, trapezoid form": self.mAP_trapezoid,
-        }
+        columns: list[Scores] = [self] if self.reranked is None else [self, self.reranked]
         table = Table.grid(padding=(0, 2))
         table.add_column()
-        table.add_column(justify="right")
-        for name, value in shares.items():
-            table.add_row(name, f"{100 * value:.1f}")
+        for _ in columns:
+            table.add_column(justify="right")
+        if self.reranked is not None:
+            table.add_row("", "plain", "re-ranked")
+        for name in self.shares():
+            table.add_row(name, *(f"{100 * scores.shares()[name]:.1f}" for scores in columns))
         table.add_row("queries", queries)
         table.add_row("gallery", f"{self.num_gallery}")
         table.add_row("images per second", f"{self.images_per_second:,.0f}")
+        table.add_row("seconds of ranking", *(f"{scores.rank_seconds:.1f}" for scores in columns))
         table.add_row("seconds", f"{self.embed_seconds + self.rank_seconds:.1f}")
+        table.add_row("peak memory, GiB", *(f"{x.peak_bytes / 2**30:.1f}" for x in columns))
         return table
 
 
@@ -129,6 +166,7 @@ def evaluate(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     keep_features: bool = False,
+    rerank: bool = False,
     images: tuple[ImageFiles, ImageFiles] | None = None,
     console: Console | None = None,
 ) -> Evaluation:
@@ -147,6 +185,8 @@ def evaluate(
         flip, batch_size, device, amp, workers: see `embed`.
         mean, std: see `ImageFiles`.
         keep_features: give back the embeddings, for ranking lists.
+        rerank: also score the k-reciprocal re-ranking (k1 = 20, k2 = 6, lambda = 0.3) of the same
+            embeddings. It ranks with the whole query set in hand, so it is a number of its own.
         images: the files of query and gallery, where they are decoded once for many models; they
             have a size, mean and std of their own.
         console: prints the toolkit lines and a table; None prints nothing.
@@ -163,6 +203,7 @@ def evaluate(
     Source:
         Zheng et al. 2015 (protocol); average precision in the precision-at-hit form of the
         PyTorch toolkits and of the OSKT paper, which reads 0.5-1 point above the original code.
+        Zhong et al. 2017 (re-ranking).
     """
     query, gallery = data if isinstance(data, tuple) else (data.query, data.gallery)
     features = []
@@ -194,21 +235,21 @@ def evaluate(
                 "diverged or its weights are damaged; with amp=True try amp=False."
             )
     embedded = time.perf_counter()
-    found = retrieval_metrics(
-        features[0], features[1], *_labels(query, gallery, features[0].device),
-        metric=metric, max_rank=max_rank,
-    )  # fmt: skip
+    labels = label_columns(query, gallery, features[0].device)
+    scores = _timed(lambda: retrieval_metrics(*features, *labels, metric=metric, max_rank=max_rank))
+    reranked = None
+    if rerank:
+        reranked = _timed(
+            lambda: distance_metrics(
+                k_reciprocal(*features, metric=metric).chunks(), *labels, max_rank=max_rank
+            )
+        )
     evaluation = Evaluation(
-        mAP=float(found.mAP),
-        cmc=tuple(found.cmc.tolist()),
-        mINP=float(found.mINP),
-        mAP_trapezoid=float(found.mAP_trapezoid),
-        average_precision=found.average_precision.cpu(),
-        num_valid_queries=int(found.num_valid_queries),
+        **vars(scores),
         num_queries=len(query.paths),
         num_gallery=len(gallery.paths),
         embed_seconds=embedded - start,
-        rank_seconds=time.perf_counter() - embedded,
+        reranked=reranked,
         features=(features[0], features[1]) if keep_features else None,
     )
     if console:
@@ -218,96 +259,26 @@ def evaluate(
     return evaluation
 
 
-def _labels(query: Split, gallery: Split, device: torch.device) -> list[Tensor]:
-    columns = (query.ids, gallery.ids, query.cameras, gallery.cameras)
-    return [torch.as_tensor(column, dtype=torch.long, device=device) for column in columns]
+def _timed(score: Callable[[], RetrievalMetrics]) -> Scores:
+    start = time.perf_counter()
+    found = score()
+    return Scores(
+        mAP=float(found.mAP),
+        cmc=tuple(found.cmc.tolist()),
+        mINP=float(found.mINP),
+        mAP_trapezoid=float(found.mAP_trapezoid),
+        average_precision=found.average_precision.cpu(),
+        num_valid_queries=int(found.num_valid_queries),
+        rank_seconds=time.perf_counter() - start,
+        peak_bytes=_peak_bytes(),
+    )
 
 
-@dataclass(frozen=True)
-class RankingLists:
-    """The first gallery items of some queries.
-
-    Attributes:
-        queries: int64 [Q], the query indices.
-        gallery: int64 [Q, k], gallery indices, best first; -1 where fewer than k are kept.
-        right: bool [Q, k], whether the item shows the query's identity.
-    """
-
-    queries: Tensor
-    gallery: Tensor
-    right: Tensor
-
-
-def ranking_lists(
-    query_features: Tensor,
-    gallery_features: Tensor,
-    query: Split,
-    gallery: Split,
-    *,
-    k: int = 10,
-    queries: Sequence[int] | None = None,
-    metric: str = "cosine",
-    chunk: int = 64,
-) -> RankingLists:
-    """List the first k kept gallery items of each query, junk dropped as in `evaluate`.
-
-    Args:
-        query_features: floating point [Q, F].
-        gallery_features: floating point [G, F], same device.
-        query, gallery: the parts of the data set, for `ids` and `cameras`.
-        k: length of the lists, >= 1.
-        queries: which queries to list; None lists all.
-        metric: "cosine" or "euclidean".
-        chunk: queries ranked at once; memory is about 16 * chunk * G bytes.
-
-    Returns:
-        The `RankingLists`, on the CPU; order is (distance, gallery index).
-
-    Raises:
-        ValueError: an unknown metric.
-    """
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(
-            f"ranking_lists: metric must be 'cosine' or 'euclidean', got {metric!r}. "
-            "Use the metric of the evaluation."
-        )
-    device = query_features.device
-    if metric == "cosine":
-        query_features, gallery_features = normalize(query_features), normalize(gallery_features)
-    query_ids, gallery_ids, query_cameras, gallery_cameras = _labels(query, gallery, device)
-    chosen = torch.arange(len(query_ids)) if queries is None else torch.as_tensor(queries)
-    lists, rights = [], []
-    for picked in torch.split(chosen.to(device), chunk):
-        rows = query_features[picked]
-        if metric == "cosine":
-            distance = 1 - rows @ gallery_features.T
-        else:
-            distance = torch.cdist(rows, gallery_features)
-        same = query_ids[picked, None] == gallery_ids
-        junk = same & (query_cameras[picked, None] == gallery_cameras) | (gallery_ids == -1)
-        distance.masked_fill_(junk, torch.inf)
-        # topk leaves the order of ties open; a stable sort keeps the lower gallery index first.
-        order = distance.sort(dim=1, stable=True).indices[:, :k]
-        dropped = junk.gather(1, order)
-        lists.append(order.masked_fill(dropped, -1).cpu())
-        rights.append((same.gather(1, order) & ~dropped).cpu())
-    return RankingLists(chosen, torch.cat(lists), torch.cat(rights))
-
-
-def spread_queries(average_precision: Tensor, count: int) -> list[int]:
-    """Pick queries from the hardest to the easiest at even steps of average precision.
-
-    A fixed rule, so that the pictures of a report are no choice of its author.
-
-    Args:
-        average_precision: float [Q]; NaN (no hit) is never picked.
-        count: how many, >= 1; fewer come back if there are fewer valid queries.
-
-    Example:
-        >>> spread_queries(torch.tensor([0.9, float("nan"), 0.1, 0.5, 0.7]), 3)
-        [2, 4, 0]
-    """
-    valid = torch.nonzero(~average_precision.isnan()).flatten()
-    ordered = valid[average_precision[valid].sort(stable=True).indices]
-    steps = torch.linspace(0, len(ordered) - 1, min(count, len(ordered)))
-    return ordered[steps.round().long()].tolist()
+def _peak_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + device
