@@ -315,3 +315,13 @@ def test_student_files_and_other_identities(tmp_path):
     headless = small()
     students.replace_classifier(headless, 4)
     assert headless.train()(images)[1].shape == (2, 4)
+
+
+def test_statistics_that_no_evaluation_reads_are_left_alone():
+    model = small(num_classes=3)
+    model(torch.randn(4, 3, *IMAGE))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert students.recalibrate(model, [torch.randn(4, 3, *IMAGE)] * 2) == 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert model.bottleneck.momentum == 0.1

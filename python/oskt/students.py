@@ -201,13 +201,15 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
         batches: images (B, 3, H, W), B >= 2, normalised and augmented as in training.
 
     Returns:
-        How many batches were read; 0 leaves the statistics alone.
+        How many batches were measured; 0 leaves the statistics alone. Norms that the evaluation
+        form does not read, such as the BNNecks of a transformer, keep theirs; where it reads none,
+        one batch alone is tried.
 
     Source: slimmable networks (Yu & Huang 2019), post-statistics of batch norm.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     modes = {m: m.training for m in model.modules()}
-    kept = [(m.momentum, m.num_batches_tracked) for m in norms]
+    kept = [(m.momentum, {k: b.clone() for k, b in m.named_buffers()}) for m in norms]
     device = next(model.parameters()).device
     count = 0
     for images in batches:
@@ -218,9 +220,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
                 norm.train()
         model.training = False
         model(images.to(device))
+        if not any(norm.num_batches_tracked for norm in norms):
+            break
         count += 1
-    for norm, (momentum, tracked) in zip(norms, kept):
-        norm.momentum, norm.num_batches_tracked = momentum, tracked
+    for norm, (momentum, buffers) in zip(norms, kept):
+        norm.momentum = momentum
+        if not norm.num_batches_tracked:
+            norm.load_state_dict(buffers, strict=False)
     for module, mode in modes.items():
         module.training = mode
     return count
