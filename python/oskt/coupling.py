@@ -87,6 +87,7 @@ class Coupling:
             every dimension.
         inputs: shapes of the example inputs, which `positions` belong to.
         opaque: operators that were not known and froze what they touched.
+        integers: which of the inputs are whole numbers, such as words.
     """
 
     groups: dict[str, ChannelGroup]
@@ -99,6 +100,7 @@ class Coupling:
     outputs: tuple[tuple[AxisRuns, ...], ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
     opaque: tuple[str, ...] = ()
+    integers: tuple[int, ...] = ()
 
     @property
     def free(self) -> dict[str, ChannelGroup]:
@@ -166,6 +168,7 @@ class Coupling:
             "outputs": self.outputs,
             "inputs": self.inputs,
             "opaque": self.opaque,
+            "integers": self.integers,
         }
 
     @staticmethod
@@ -199,4 +202,5 @@ class Coupling:
             tuple(tuple(axis(runs) for runs in output) for output in value["outputs"]),
             tuple(tuple(shape) for shape in value["inputs"]),
             tuple(value["opaque"]),
+            tuple(value.get("integers", ())),
         )

@@ -47,7 +47,7 @@ def trace_coupling(
     inputs = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
     trace = run_passes(module, inputs, free_outputs=free_outputs)
     _settle(trace)
-    return _Naming(trace).coupling(module, tuple(tuple(x.shape) for x in inputs))
+    return _Naming(trace).coupling(module, inputs)
 
 
 def _settle(trace: Trace) -> None:
@@ -129,7 +129,7 @@ class _Naming:
             for axes in self.trace.outputs
         )
 
-    def coupling(self, module: nn.Module, inputs: tuple[tuple[int, ...], ...]) -> Coupling:
+    def coupling(self, module: nn.Module, inputs: Sequence[Tensor]) -> Coupling:
         layouts = {}
         for name, tensor in module.state_dict(keep_vars=True).items():
             layouts[name] = self.layout(name, tuple(tensor.shape))
@@ -142,8 +142,9 @@ class _Naming:
             {name: self.axis(axis) for name, axis in self.trace.layer_norms.items()},
             tuple(self.numbers()),
             self.outputs(),
-            inputs,
+            tuple(tuple(x.shape) for x in inputs),
             tuple(dict.fromkeys(self.trace.opaque)),
+            tuple(place for place, x in enumerate(inputs) if not x.is_floating_point()),
         )
 
     def layout(self, name: str, shape: tuple[int, ...]) -> TensorLayout:

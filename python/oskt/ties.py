@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from oskt.coupling import Coupling
 from oskt.students import narrow
 
+T = TypeVar("T")
 Class = list[str]  # groups that keep one proportion
 
 
@@ -39,22 +41,25 @@ def tied(module: nn.Module, example_inputs: Sequence[Tensor], coupling: Coupling
     trial = _Trial(module, example_inputs, coupling)
     if trial.error([[name] for name in coupling.free]) is None:
         return coupling
-    kinds = _classes(coupling.free, _kind)
-    errors = {kind[0]: trial.error([[name] for name in kind]) for kind in kinds}
-    minding = [kind for kind in kinds if errors[kind[0]] is not None]
-    loose = [[name] for kind in kinds if errors[kind[0]] is None for name in kind]
+    minding, loose = [], []
+    errors: dict[str, str] = {}
+    for kind in _classes(coupling.free, _kind):
+        error = trial.error([[name] for name in kind])
+        if error is None:
+            loose += [[name] for name in kind]
+        else:
+            minding.append(kind)
+            errors.update(dict.fromkeys(kind, error))
     for left_out in ([], *minding):  # at the worst one kind of layer, then all, keep their width
         rest = [name for kind in minding if kind is not left_out for name in kind]
         for key in (_owner, lambda name: coupling.groups[name].size, lambda name: ""):
             ties = _classes(rest, key)
             if trial.error([*loose, *ties]) is None:
-                reasons = dict.fromkeys(left_out, errors[left_out[0]])
-                return _applied(coupling, ties, reasons)
-    reasons = {name: errors[kind[0]] for kind in minding for name in kind}
-    return _applied(coupling, [], reasons)
+                return _applied(coupling, ties, {name: errors[name] for name in left_out})
+    return _applied(coupling, [], errors)
 
 
-def _applied(coupling: Coupling, ties: list[Class], errors: dict[str, str | None]) -> Coupling:
+def _applied(coupling: Coupling, ties: list[Class], errors: dict[str, str]) -> Coupling:
     groups = dict(coupling.groups)
     for members in ties:
         for name, step in _steps(coupling, members).items():
@@ -99,7 +104,7 @@ class _Trial:
 
     def widths(self, ties: Sequence[Class]) -> dict[str, int]:
         """Shares that differ between classes of one size, as long as there are enough."""
-        drawn = {}
+        drawn: dict[str, int] = {}
         for classes in _classes(ties, lambda members: self.coupling.groups[members[0]].size):
             steps = [_steps(self.coupling, members) for members in classes]
             counts = [self.coupling.groups[n].size // s for part in steps for n, s in part.items()]
@@ -111,8 +116,8 @@ class _Trial:
         return drawn
 
 
-def _classes(items: Iterable, key: Callable[..., Hashable]) -> list[list]:
-    classes = defaultdict(list)
+def _classes(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    classes: dict[Hashable, list[T]] = defaultdict(list)
     for item in items:
         classes[key(item)].append(item)
     return list(classes.values())

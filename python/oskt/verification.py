@@ -37,15 +37,14 @@ def checked(
     if that fails is each tried alone, with four. Before, `ties` sees to it that students run.
     """
     coupling = ties.tied(module, example_inputs, coupling)
-    trial = _randomised(module)
-    rng = np.random.default_rng(0)
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    trial = _randomised(module, _inputs(coupling, generator, batch=2))
 
     def deviation_of(trial_coupling: Coupling, draws: int) -> float:
         worst = 0.0
         for _ in range(draws):
             chain = make_chain(trial, trial_coupling, random_clusterings(trial_coupling, rng), {})
-            values = [torch.randn(x.shape, dtype=torch.float64) for x in example_inputs]
-            worst = max(worst, _relative(chain, chain.groups, values))
+            worst = max(worst, _relative(chain, chain.groups, _inputs(trial_coupling, generator)))
         return worst
 
     def failure(trial_coupling: Coupling, draws: int) -> str | None:
@@ -92,11 +91,7 @@ def _readings(coupling: Coupling) -> Iterator[Coupling]:
 
 def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
     """(width label, relative deviation) of the chain's identity at several widths, in float64."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = [
-        torch.randn(max(2, shape[0]), *shape[1:], dtype=torch.float64, generator=generator)
-        for shape in chain.coupling.inputs
-    ]
+    inputs = _inputs(chain.coupling, torch.Generator().manual_seed(0), batch=2)
     exact = chain.to("cpu", torch.float64)
     rng = np.random.default_rng(0)
     mixed = {
@@ -117,6 +112,17 @@ def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
     if chain.kind == "oskt" and hasattr(chain.template, "scale_features"):
         worst = max(_cosines(exact, sizes, inputs) for sizes in trials.values())
         yield "cosines at all of these", worst
+
+
+def _inputs(coupling: Coupling, generator: torch.Generator, batch: int = 1) -> list[Tensor]:
+    """Random arguments of the traced shapes, at least `batch` of them; whole numbers are 0 or 1."""
+    shapes = [(max(batch, *shape[:1], 0), *shape[1:])[: len(shape)] for shape in coupling.inputs]
+    return [
+        torch.randint(2, shape, generator=generator)
+        if place in coupling.integers
+        else torch.randn(shape, dtype=torch.float64, generator=generator)
+        for place, shape in enumerate(shapes)
+    ]
 
 
 def _cosines(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> float:
@@ -146,8 +152,9 @@ def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str
     return result
 
 
-def _randomised(module: nn.Module) -> nn.Module:
-    """A float64 copy whose vectors tell channels apart: fresh norms would hide a wrong coupling."""
+def _randomised(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
+    """A float64 copy whose vectors tell channels apart: fresh norms would hide a wrong coupling.
+    Batch norms take their statistics from the inputs, or a deep network would forget those."""
     generator = torch.Generator().manual_seed(0)
     trial = copy.deepcopy(module).cpu().double().eval()
     for name, tensor in trial.state_dict().items():
@@ -156,7 +163,13 @@ def _randomised(module: nn.Module) -> nn.Module:
             positive = tensor.dim() == 1 and not name.endswith(("bias", "mean"))
             spread = 1.0 if tensor.dim() == 1 else float(np.sqrt(3 / max(1, tensor[0].numel())))
             tensor.copy_(noise + 0.5 if positive else (2 * noise - 1) * spread)
-    return trial
+    norms = [m for m in trial.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            trial(*inputs)
+    return trial.eval()
 
 
 def _run(module: nn.Module, inputs: Sequence[Tensor], forms: Sequence[bool]) -> list[Tensor]:
