@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torchless import without_torch
+from typer.testing import CliRunner
 
-from oskt import edge, students
+from oskt import cli, edge, students
 from oskt.chain import WeightChain
 from oskt.checkpoint import file_hash, load_state
 from oskt.models.resnet import ResNet
@@ -221,6 +222,40 @@ def test_the_command_says_what_is_wrong_in_one_line(saved, tmp_path):
     ran = without_torch(code, path, "--params", "60000", "--out", tmp_path / "x")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert json.loads(json.dumps(load_state(tmp_path / "x")[1]))["spec"]["family"] == "resnet"
+
+
+def test_expand_has_it_as_a_backend(saved, tmp_path):
+    chain, path = saved
+    files = {}
+    for backend in ("torch", "numpy"):
+        files[backend] = tmp_path / backend
+        arguments = ["expand", path, "--width", 0.5, "--norm", "exact", "--out", files[backend]]
+        result = CliRunner().invoke(cli.app, [str(a) for a in (*arguments, "--backend", backend)])
+        assert result.exit_code == 0, result.output
+        assert "parameters" in result.output
+    theirs, meta = load_state(files["torch"])
+    ours, own = load_state(files["numpy"])
+    assert theirs.keys() - ours.keys() == {"classifier.weight"}
+    assert_equal_to_rounding(
+        {name: tensor.numpy() for name, tensor in ours.items()}, chain, chain.resolve(0.5), "exact"
+    )
+    assert (own["widths"], own["parent"]) == (meta["widths"], meta["parent"])
+    more = [str(a) for a in (*arguments, "--backend", "numpy", "--recalibrate", "data")]
+    with pytest.raises(ValueError, match="--backend must be torch for --recalibrate, got numpy"):
+        CliRunner().invoke(cli.app, more, catch_exceptions=False)
+
+
+def test_the_oskt_command_expands_without_torch(saved, tmp_path):
+    chain, path = saved
+    code = "import runpy; runpy.run_module('oskt', run_name='__main__')"
+    arguments = ("--backend", "numpy", "--params", "60000", "--out", tmp_path / "x")
+    ran = without_torch(code, "expand", path, *arguments)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    state, meta = load_state(tmp_path / "x")
+    assert meta["widths"] == chain.resolve(params=60_000)
+    assert_equal_to_rounding({n: t.numpy() for n, t in state.items()}, chain, meta["widths"])
+    ran = without_torch(code, "expand", path, "--width", "2", "--out", tmp_path / "y")
+    assert ran.stderr.startswith("error: EdgeChain: width must be in (0, 1], got 2.0.")
 
 
 def test_examples():

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oskt import export, interop, models, progressive, students
+from oskt import edge, export, interop, models, progressive, students
 from oskt.checkpoint import file_hash, provenance, save_model, write_atomic
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.export.command import command as export_command
@@ -274,17 +274,31 @@ def expand(
     image_width: Annotated[
         int | None, typer.Option(min=1, help="of images, pixels; default as trained")
     ] = None,
+    backend: Annotated[
+        Literal["torch", "numpy"],
+        typer.Option(
+            help="numpy: as where torch is not installed; without a classifier, not recalibrated"
+        ),
+    ] = "torch",
     device: Device = None,
 ) -> None:
     """Write a student of any size; give --width, --preset, --group or limits, several together."""
+    if backend == "numpy" and recalibrate is not None:
+        raise ValueError(
+            "expand: --backend must be torch for --recalibrate, got numpy. Leave one of them out."
+        )
     ladder = ChainLadder.load(chain)
     answer = ask(ladder, size, device, height=height, width=image_width)
     source = ladder.chain_for(answer.widths)
-    student = source.student(widths=answer.widths, norm=norm)
-    if recalibrate is not None:
-        data = open_data(source.meta, recalibrate, device, height=height, width=image_width)
-        data.recalibrate(student)
-    save_model(out, student.cpu(), {**_student_meta(student, chain), **answer.measured()})
+    if backend == "numpy":
+        arrays = edge.load_ladder(chain)
+        edge.write_student(arrays, chain, answer.widths, out, norm=norm, about=answer.measured())
+    else:
+        student = source.student(widths=answer.widths, norm=norm)
+        if recalibrate is not None:
+            data = open_data(source.meta, recalibrate, device, height=height, width=image_width)
+            data.recalibrate(student)
+        save_model(out, student.cpu(), {**_student_meta(student, chain), **answer.measured()})
     if len(ladder.chains) > 1:
         console.print(f"from {ladder.name_of(source)}")
     console.print(f"student: {out}  {answer}")

@@ -151,26 +151,63 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size.add_argument(
         "--shape", choices=shapes.NAMES, default=shapes.NAMES[0], help="of a student by budget"
     )
+    parser.add_argument(
+        "--norm", choices=("interpolate", "exact"), default="interpolate", help="as oskt expand"
+    )
+    parser.add_argument(
+        "--backend", choices=("numpy",), default="numpy", help="as oskt expand, of which this is it"
+    )
     given = parser.parse_args(arguments)
     ladder = load_ladder(given.chain)
     sizes = ladder.resolve(
         given.width, preset=given.preset, params=given.params, macs=given.macs,
         memory_mb=given.memory_mb, shape=given.shape,
     )  # fmt: skip
-    chain = ladder.chain_for(sizes)
-    meta = {"widths": sizes, "parent": file_hash(given.chain), "tied": {}}
-    spec = chain.meta.get("spec")
-    if spec is not None and "classifier.weight" in chain.absent:
-        spec = {**spec, "num_classes": 0}
-    write_arrays(given.out, MODEL, chain.student(widths=sizes), {"spec": spec, **meta})
+    chain = write_student(ladder, given.chain, sizes, given.out, norm=given.norm)
     parameters, macs = chain.costs(sizes)
     if len(ladder.chains) > 1:
         print(f"from {ladder.name_of(chain)}")
     print(f"student: {given.out}  {parameters:,} parameters, {macs / 1e6:,.1f} M MACs")
 
 
-if __name__ == "__main__":
+def write_student(
+    ladder: Ladder[EdgeChain],
+    source: Path,
+    sizes: Mapping[str, int],
+    out: Path,
+    *,
+    norm: str = "interpolate",
+    about: Mapping[str, Any] | None = None,
+) -> EdgeChain:
+    """Write a model file as `oskt expand` does, without a classifier that the chain lacks.
+
+    Args:
+        ladder: of `load_ladder`.
+        source: the file that it was read from, for its hash.
+        sizes: group -> channels, of Ladder.resolve.
+        out: the file; replaced whole or not at all.
+        norm: "interpolate" or "exact" (see WeightChain.expand).
+        about: further JSON values for the file.
+
+    Returns:
+        The chain that the student was read from.
+    """
+    chain = ladder.chain_for(sizes)
+    spec = chain.meta.get("spec")
+    if spec is not None and "classifier.weight" in chain.absent:
+        spec = {**spec, "num_classes": 0}
+    meta = {"spec": spec, "widths": dict(sizes), "parent": file_hash(source), "tied": {}}
+    write_arrays(out, MODEL, chain.student(widths=sizes, norm=norm), {**meta, **(about or {})})
+    return chain
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    """`main` for a shell: an error is one line and exit status 1."""
     try:
-        main()
+        main(arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    command()

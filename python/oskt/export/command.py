@@ -90,7 +90,7 @@ def command(
         scores = evaluate(deployment, found, height=pixels[0], width=pixels[1])
         return {"mAP": scores.mAP, "rank1": scores.rank1}
 
-    kept = {name: meta[name] for name in ("metrics", "latency") if name in meta}
+    kept: dict[str, Any] = {name: meta[name] for name in ("metrics", "latency") if name in meta}
     if found is not None:
         typer.echo(f"data: {found.root}: {found.title}")
     done = export_model(
