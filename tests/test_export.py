@@ -232,6 +232,7 @@ def test_rgb_in_unit_range():
 def test_transformers():
     network = VisionTransformer(24, 2, 2, patch=8, image=SIZE, num_classes=4, stem_dim=36).eval()
     copy = deploy(network, NORMALISED)
+    assert copy.state_dict()["network.patch_embed.proj.weight"].shape == (24, 3, 8, 8)
     for form in ("onnx", "torchscript"):
         run, _ = formats.unpack(formats.pack(copy, NORMALISED[:2], form, {}), form)
         for count in (1, 5):

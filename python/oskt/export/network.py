@@ -11,6 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from oskt.models import VisionTransformer
+from oskt.models.vit_stem import fold_dw
+
 aten = torch.ops.aten
 
 INPUTS = ("normalised", "rgb", "uint8")
@@ -29,8 +32,8 @@ def deployed(
     """A copy of a network for inference alone, in float32 on the CPU.
 
     Batch norms right behind a convolution or linear layer are multiplied into it, other ones become
-    one scale and one shift, both in float64; parameters that the embedding does not depend on (the
-    classifier) are gone.
+    one scale and one shift, a transformer's `dw` goes into its stem, all in float64; parameters
+    that the embedding does not depend on (the classifier) are gone.
 
     Args:
         model: gives (B, F) embeddings of normalised images in evaluation mode; left untouched.
@@ -40,6 +43,8 @@ def deployed(
         l2: divide embeddings by their length.
     """
     network = copy.deepcopy(model).cpu().double().eval()
+    if isinstance(network, VisionTransformer):
+        network = fold_dw(network)
     _fold(network, images.cpu().double())
     network = network.float().requires_grad_(False)
     return _Deployed(network, inputs, mean, std, l2).eval()
