@@ -47,6 +47,9 @@ class SizeOptions:
     latency_ms: float | None = _flag(
         None, "at most so many milliseconds for one image, measured here on --device"
     )
+    runtime: Literal["torch", "onnxruntime"] = _flag(
+        "torch", "what runs students whose latency is measured; onnxruntime takes the CPU"
+    )
     shape: Literal["uniform", "sensitivity", "measured"] = _flag(
         "uniform",
         "of a student within limits: one share for all groups, or narrower where the chain says "

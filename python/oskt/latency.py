@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,15 @@ class Latency:
     threads: int
     runtime: str
 
+    @staticmethod
+    def of(
+        times: Sequence[float], images: Tensor, runtime: str, device: str, threads: int
+    ) -> Latency:
+        """Of milliseconds, one per run."""
+        low, median, high = statistics.quantiles(times, n=4)
+        shape = tuple(images.shape)
+        return Latency(median, low, high, len(times), shape, device, threads, runtime)
+
     def __str__(self) -> str:
         spread = f"{self.low_ms:.3g} to {self.high_ms:.3g}"
         shape = "x".join(map(str, self.images))
@@ -63,8 +72,8 @@ def measure(network: nn.Module, images: Tensor) -> Latency:
         images: (B, 3, H, W) on the network's device.
 
     Returns:
-        The time of whole calls, on a GPU to the end of its work. 30 runs, and
-        up to 1000 as long as they take less than 0.3 s.
+        The time of whole calls, on a GPU to the end of its work: of 30 runs, and of up to 1000 as
+        long as they take less than 0.3 s.
 
     Notes:
         What else runs on the machine is measured too. Eager torch, no compilation.
@@ -77,26 +86,57 @@ def measure(network: nn.Module, images: Tensor) -> Latency:
     network.eval()
     cuda = images.is_cuda
 
-    def once() -> float:
-        start = time.perf_counter()
+    def once() -> None:
         network(images)
         if cuda:
             torch.cuda.synchronize(images.device)
-        return 1e3 * (time.perf_counter() - start)
 
-    times: list[float] = []
     with torch.inference_mode():
-        for _ in range(WARM_UP):
-            once()
-        end = time.perf_counter() + SECONDS
-        while len(times) < RUNS or (len(times) < MOST and time.perf_counter() < end):
-            times.append(once())
-    low, median, high = statistics.quantiles(times, n=4)
-    return Latency(
-        median, low, high, len(times), tuple(images.shape),
+        times = _times(once)
+    return Latency.of(
+        times, images, f"torch {torch.__version__}",
         torch.cuda.get_device_name(images.device) if cuda else _processor(),
-        0 if cuda else torch.get_num_threads(), f"torch {torch.__version__}",
+        0 if cuda else torch.get_num_threads(),
     )  # fmt: skip
+
+
+def measure_onnx(network: nn.Module, images: Tensor) -> Latency:
+    """Time a network as `oskt export` deploys it: as an ONNX graph with norms folded, in
+    onnxruntime on this CPU. Otherwise as `measure`; seconds go into writing the graph.
+
+    Raises:
+        ImportError: the packages for ONNX are missing.
+    """
+    import onnxruntime
+
+    from oskt.export import formats
+    from oskt.export.network import deployed
+
+    formats.require("onnx")
+    example = images.cpu().float().expand(2, *images.shape[1:])
+    graph = deployed(network, example, inputs="normalised", mean=(0, 0, 0), std=(1, 1, 1), l2=False)
+    run, _ = formats.unpack(formats.pack(graph, example, "onnx", {}), "onnx")
+    pixels = images.cpu().float().numpy()
+    return Latency.of(
+        _times(lambda: run(pixels)), images, f"onnxruntime {onnxruntime.__version__}",
+        _processor(), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+RUNTIMES = {"torch": measure, "onnxruntime": measure_onnx}
+
+
+def _times(once: Callable[[], object]) -> list[float]:
+    """Milliseconds of every timed run."""
+    times: list[float] = []
+    for _ in range(WARM_UP):
+        once()
+    end = time.perf_counter() + SECONDS
+    while len(times) < RUNS or (len(times) < MOST and time.perf_counter() < end):
+        start = time.perf_counter()
+        once()
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
 
 
 class Meter:
@@ -105,7 +145,7 @@ class Meter:
     Args:
         chain: with a template.
         device: where students run: cpu, cuda or cuda:1.
-        timed: how one is timed: network, images -> Latency.
+        timed: how one is timed: network, images -> Latency; `measure` or `measure_onnx`.
 
     Raises:
         ValueError: a device that is not here.

@@ -13,7 +13,7 @@ from oskt import presets, sensitivity
 from oskt.chain import WeightChain
 from oskt.flags import SizeOptions
 from oskt.ladder import ChainLadder
-from oskt.latency import Latency, Meter
+from oskt.latency import RUNTIMES, Latency, Meter
 from oskt.pipeline import ReIDData
 from oskt.shapes import Curves
 from oskt.train import Recipe, World
@@ -65,7 +65,8 @@ def ask(
     chain = ladder.chains[0]
     meter = None
     if size.latency_ms is not None:
-        meter = Meter(chain, str(World.from_environment(device).device))
+        place = World.from_environment(device if size.runtime == "torch" else "cpu").device
+        meter = Meter(chain, str(place), timed=RUNTIMES[size.runtime])
     widths = ladder.resolve(
         size.width, dict(map(_assignment, size.group)) if size.group else None, size.preset,
         params=size.params, macs=size.macs, memory_mb=size.memory_mb, latency_ms=size.latency_ms,
