@@ -83,11 +83,13 @@ def test_expand_finetune_evaluate(work, tmp_path):
     assert meta["parent"]
     output = run(
         "evaluate", tuned, "--data", work / "data", "--json", tmp_path / "scores.json",
-        "--device", "cpu",
+        "--device", "cpu", "--rerank",
     )  # fmt: skip
     assert "mAP:" in output
+    assert "re-ranked" in output
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert 0 < scores["mAP"] <= 1
+    assert 0 < scores["reranked"]["mAP"] <= 1
 
 
 def test_expand_per_group_and_info(work, tmp_path):

@@ -377,6 +377,9 @@ def evaluate(
     height: Annotated[int | None, typer.Option(min=1, help="pixels; default as trained")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="pixels; default as trained")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored image")] = False,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="also score the k-reciprocal re-ranking (20, 6, 0.3)")
+    ] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="also write scores")] = None,
     device: Device = None,
 ) -> None:
@@ -392,10 +395,13 @@ def evaluate(
         height=height or trained.get("height", 256),
         width=width or trained.get("width", 128),
         flip=flip,
+        rerank=rerank,
         console=console,
     )
     if json_out is not None:
-        scores = {"mAP": result.mAP, "mINP": result.mINP, "cmc": result.cmc}
+        scores = result.summary()
+        if result.reranked is not None:
+            scores["reranked"] = result.reranked.summary()
         source = {"model": str(model), "data": images.title, **provenance()}
         write_atomic(json_out, json.dumps({**scores, **source}, indent=1).encode())
 
