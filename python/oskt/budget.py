@@ -59,15 +59,11 @@ class Budget:
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     @property
-    def limits(self) -> tuple[float, float, float]:
-        """Of (parameters, MACs, bytes): those that Costs computes; infinite where there is none."""
-        memory = None if self.memory_mb is None else self.memory_mb * 1e6
-        none = math.inf
-        return (
-            none if self.params is None else self.params,
-            none if self.macs is None else self.macs,
-            none if memory is None else memory,
-        )
+    def limits(self) -> tuple[float, ...]:
+        """Of (parameters, MACs, bytes), which Costs computes; infinite where there is none."""
+        given = self.given
+        in_bytes = 1e6 * given.get("memory_mb", math.inf)
+        return given.get("params", math.inf), given.get("macs", math.inf), in_bytes
 
     def largest(self, path: Path, costs: Costs, timer: Timer | None = None) -> Array:
         """The last widths of a path that keep every limit.
