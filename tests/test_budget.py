@@ -321,7 +321,7 @@ def test_latency_is_searched_with_few_measurements(chain):
     # within 5 % below the limit, or the last step of the path that keeps it
     assert 0.95 * 9 <= student.latency.median_ms <= 9
     assert student.latency == meter.latency(student.widths)
-    assert clock.count <= math.ceil(math.log2(2 * max(chain.groups.values()))) + 1
+    assert clock.count <= 5  # of 256 places
     before = clock.count
     assert chain.resolve(latency_ms=9, device=meter) == student.widths
     assert clock.count == before  # remembered, width by width
@@ -346,7 +346,7 @@ def test_one_that_never_fits_below_a_fast_one_is_passed_over():
 
     class Forms:
         def __call__(self, widths):
-            return (0.0, 0.0, 0.0)
+            return (0.0, float(widths), 0.0)
 
         def widths(self, place):
             return {"g": int(place)}

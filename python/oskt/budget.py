@@ -68,8 +68,9 @@ class Budget:
     def largest(self, path: Path, costs: Costs, timer: Timer | None = None) -> Array:
         """The last widths of a path that keep every limit.
 
-        Closed forms are bisected first; latency then, between the smallest and what they allow,
-        each step a measurement, until one is within 5 % below the limit or none is left.
+        Closed forms are bisected. Latency is then searched below what they allow, each step a
+        measurement where the limit would be if time went with MACs between the last two, until
+        one is within 5 % below the limit or none is left.
 
         Args:
             path: candidates, ascending.
@@ -83,27 +84,29 @@ class Budget:
         def fits(place: int) -> bool:
             return all(cost <= limit for cost, limit in zip(costs(path.at(place)), self.limits))
 
-        low, high = -1, path.length
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        if low >= 0 and self.latency_ms is not None:
+        place = _last(fits, -1, path.length)
+        if place >= 0 and self.latency_ms is not None:
             assert timer is not None
-            low = self._fastest(path, costs, timer, low)
-        if low < 0:
+            place = self._fast(path, costs, timer, place)
+        if place < 0:
             raise ValueError(self._refusal(costs, path.at(0), timer))
-        return path.at(low)
+        return path.at(place)
 
-    def _fastest(self, path: Path, costs: Costs, timer: Timer, last: int) -> int:
-        """The place of the largest that was measured to keep the latency; -1 if none did."""
+    def _fast(self, path: Path, costs: Costs, timer: Timer, last: int) -> int:
+        """The place of the largest up to `last` that was measured to be fast; -1 if none was."""
         assert self.latency_ms is not None
+
+        def macs(place: int) -> float:
+            return float(costs(path.at(place))[1]) if place >= 0 else 0.0
+
+        times = {-1: 0.0}
         low, high, middle = -1, last + 1, last
         while high - low > 1:
-            latency = timer(costs.widths(path.at(middle)))
-            low, high = (middle, high) if latency <= self.latency_ms else (low, middle)
-            if NEAR * self.latency_ms <= latency <= self.latency_ms:
+            times[middle] = timer(costs.widths(path.at(middle)))
+            low, high = (middle, high) if times[middle] <= self.latency_ms else (low, middle)
+            if high > last or times[low] >= NEAR * self.latency_ms or high - low == 1:
                 break
-            middle = (low + high) // 2
+            middle = _between(low, high, macs, times, (1 + NEAR) / 2 * self.latency_ms)
         return low
 
     def _refusal(self, costs: Costs, smallest: Array, timer: Timer | None) -> str:
@@ -116,3 +119,23 @@ class Budget:
             f"budget must allow the smallest student, {least}, got {asked}. "
             "Raise the budget, or make a narrower chain."
         )
+
+
+def _between(
+    low: int, high: int, macs: Callable[[int], float], times: Mapping[int, float], aim: float
+) -> int:
+    """The place between low and high, both left out, where time reaches `aim` if it goes with
+    MACs; at least an eighth of what is between them away from both, so that steps are few."""
+    share = (aim - times[low]) / (times[high] - times[low])
+    wanted = macs(low) + share * (macs(high) - macs(low))
+    margin = (high - low) // 8
+    place = _last(lambda place: macs(place) <= wanted, low, high)
+    return min(max(place, low + 1 + margin), high - 1 - margin)
+
+
+def _last(fits: Callable[[int], bool], low: int, high: int) -> int:
+    """The last place between low and high, both left out, that fits; low if none does."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
