@@ -87,7 +87,7 @@ class RandomNet(nn.Module):
         pool = [x]
         for number, (kind, source, other, more) in enumerate(self.steps):
             a, b = pool[source], pool[other]
-            layer = self.layers.get(str(number), None)
+            layer = dict(self.layers).get(str(number))
             if kind in ("conv", "norm", "depthwise", "grouped", "group_norm"):
                 y = layer(a)
             elif kind == "relu":
