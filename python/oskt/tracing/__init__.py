@@ -52,6 +52,7 @@ RULES: dict[Any, Any] = {
         shapes.same_axes,
     ),
     **dict.fromkeys([aten.roll, aten.flip], shapes.along),
+    aten.as_strided_: shapes.restride,
     **dict.fromkeys(
         [aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty_like,
          aten.zeros_like, aten.ones_like],

@@ -26,6 +26,8 @@ from oskt.tracing.axes import (
 )
 from oskt.tracing.sight import VECTOR, Sight
 
+REPEATS = 64  # places whose channels a view may line up
+
 
 def pointwise(sight: Sight, op: str, inputs: Sequence[Tensor], out: Tensor) -> None:
     """Equal indices of all operands meet: their axes are tied (a size of 1 broadcasts)."""
@@ -63,6 +65,15 @@ def same_axes(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
     first = out[0] if isinstance(out, (tuple, list)) else out
     seen = sight.look(args[0])
     sight.put(first, seen.axes, seen.parameter if first.shape == args[0].shape else None)
+
+
+def restride(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
+    """Other strides in place: pooling to one place, channels last, ends so and moves nothing."""
+    axes = sight.look(args[0]).axes
+    if len(axes) == out.dim() == 4 and tuple(out.shape[2:]) == (1, 1):
+        same_axes(sight, op, args, kwargs, out)
+    else:
+        sight.opaque(op, [args[0]], [out])
 
 
 def along(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -396,6 +407,10 @@ def _join(sight: Sight, op: str, pieces: list[Axis], lengths: list[int]) -> tupl
             axes[-2:] = [axes[-1].split.parent]
     if len(axes) == 1:
         return (axes[0],)
+    *places, last = axes
+    count = math.prod(n for n, piece in zip(lengths, pieces) if piece is None)
+    if places == [None] and isinstance(last, tuple) and pieces[-1] is last and count <= REPEATS:
+        return (last * count,)  # the same channels at every place, one after the other
     counted = [(n, p) for n, p in zip(lengths, pieces) if p is None or isinstance(p, Outer)]
     return (Counted(tuple(counted)),) if len(counted) == len(pieces) else None
 
