@@ -127,7 +127,8 @@ def chain_of(seed, check):
 
 def test_rules_alone_are_never_silently_wrong():
     """A student may not run, where a view asks for widths that no operator ties; if it runs, it
-    is right."""
+    is right. (A view that cuts an axis at the borders of its channels can be read in two ways, as
+    counting channels or as counting parts; 1 of 350 networks has one, and the check decides.)"""
     ran = 0
     for seed in range(SEEDS):
         chain = chain_of(seed, check=False)
