@@ -11,6 +11,8 @@ import nets
 import numpy as np
 import pytest
 import torch
+import zoo
+import zoo_tokens
 from rich.console import Console
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,6 +37,8 @@ NETS = {
     **{name: (make, images) for name, (make, images) in nets.CASES.items()},
     "ResNet": (lambda: ResNet(50, 16, num_classes=7, layers=(1, 1, 1, 1)), SMALL),
     "ResNet18": (lambda: ResNet(18, 8, num_classes=7), SMALL),
+    "ShuffleNetV2": (zoo.shufflenet_v2, zoo.IMAGES),  # with groups that must be alike
+    "Swin": (zoo_tokens.Swin, zoo.IMAGES),
     "ViT": (
         lambda: VisionTransformer(24, 2, heads=2, patch=16, image=(64, 32), num_classes=5),
         SMALL,
@@ -95,13 +99,12 @@ def test_costs_are_real_counts_of_uniform_and_uneven_students(name):
     make, images = NETS[name]
     torch.manual_seed(0)
     net = make().eval()
-    chain = WeightChain.from_teacher(net, images, "nested", check=False)
+    chain = WeightChain.from_teacher(net, images, "nested")
     rng = np.random.default_rng(0)
     uneven = [drawn_widths(chain.coupling, rng) for _ in range(3)]
     for sizes in [chain.resolve(0.25), chain.resolve(0.5), chain.groups, *uneven]:
         student = chain.student(widths=sizes)
         head = tuple(f"{layer}." for layer in chain.meta["head"])
-        state = student.state_dict()
         plain = {t.name for t in chain.coupling.layouts_of(("plain",))}
         counted = sum(
             p.numel() for n, p in student.named_parameters()
@@ -111,11 +114,11 @@ def test_costs_are_real_counts_of_uniform_and_uneven_students(name):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             student(images[:1])
         read = [
-            t for n, t in state.items()
-            if t.is_floating_point() and t.dim() and n not in chain.coupling.training_only
+            t for n, t in student.state_dict().items()
+            if t.dim() and n not in chain.coupling.training_only
         ]  # fmt: skip
         assert chain.costs(sizes) == (counted, counter.get_total_flops() // 2)
-        assert chain.memory(sizes) == sum(t.numel() * t.element_size() for t in read)
+        assert chain.memory(sizes) == 4 * sum(t.numel() for t in read)
         assert chain.costs(sizes)[1] == widths.macs(chain.coupling, sizes)
         assert chain.costs(sizes)[0] == widths.parameters(chain.coupling, sizes, head)
 

@@ -191,8 +191,8 @@ def terms(coupling: Coupling, exclude: tuple[str, ...] = ()) -> Iterator[Term]:
 
     Returns:
         Parameters: trained numbers, weights and vectors. MACs: multiply-accumulates per image in
-        evaluation mode, of convolutions and linears and of attention's two products. Bytes: all
-        numbers that inference reads in float32, norm statistics and the head included, the
+        evaluation mode, of convolutions and linears and of attention's two products. Bytes: four
+        for every number that inference reads, norm statistics and the head included, the
         classifier (and what else only training needs) and batch counters not.
     """
     training_only = coupling.training_only
