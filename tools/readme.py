@@ -1,7 +1,7 @@
 """Fill README.md's tables from stored rows: `python tools/readme.py`, or `--check` to compare.
 
 demo: docs/demo/rows.jsonl, copied from a demo folder by `python tools/readme.py --demo FOLDER`.
-sizes: docs/compare/sizes.jsonl, joined from folders of `oskt compare` by `--compare FOLDER...`.
+sizes, tables: docs/compare/*.jsonl, joined from folders of `oskt compare` by `--compare FOLDER...`.
 bench: bench/results/<machine>/*.json. cuda: bench/results/*/verified.json.
 """
 
@@ -145,18 +145,47 @@ def keep_compare(folders: list[Path]) -> None:
     from oskt.compare.pictures import size_plot
     from oskt.compare.report import write_report
     from oskt.compare.rows import read_rows, write_rows
+    from oskt.compare.tables import TABLES
     from oskt.report.plots import render
 
     COMPARE.mkdir(exist_ok=True)
-    rows = [row for folder in folders for row in read_rows(folder / "sizes.jsonl")]
     places = {method: place for place, method in enumerate(["teacher", *METHODS])}
-    rows.sort(key=lambda row: (row.seed, places[row.method]))  # else in the order of the folders
-    first = rows[0].seed  # one run draws the curves of its first seed; several runs each had one
-    rows = [row if row.seed == first else replace(row, curve=[]) for row in rows]
-    write_rows(COMPARE / "sizes.jsonl", rows)
-    write_report(COMPARE, "sizes").unlink()  # the page is large; its text stays
-    light, _ = render(partial(size_plot, rows))
-    (COMPARE / "sizes.png").write_bytes(base64.b64decode(light))
+    for table in TABLES:
+        paths = [path for folder in folders if (path := folder / f"{table}.jsonl").is_file()]
+        rows = [row for path in paths for row in read_rows(path)]
+        if not rows:
+            continue
+        rows.sort(key=lambda row: (row.seed, places[row.method]))  # else in the order of folders
+        first = rows[0].seed  # one run draws the curves of its first seed; several runs each had one
+        rows = [row if row.seed == first else replace(row, curve=[]) for row in rows]
+        write_rows(COMPARE / f"{table}.jsonl", rows)
+        write_report(COMPARE, table).unlink()  # the page is large; its text stays
+        if table == "sizes":
+            light, _ = render(partial(size_plot, rows))
+            (COMPARE / "sizes.png").write_bytes(base64.b64decode(light))
+
+
+def other_tables() -> str:
+    """What the tables but the first say, where they have been run."""
+    from oskt.compare.rows import read_rows
+    from oskt.compare.tables import TABLES
+    from oskt.compare.verdicts import verdicts
+
+    lines = []
+    for table in TABLES:
+        path = COMPARE / f"{table}.jsonl"
+        if table == "sizes" or not path.is_file():
+            continue
+        rows = read_rows(path)
+        seeds = len({row.seed for row in rows})
+        lines += [
+            f"**{TABLES[table].title}** ([docs/compare/{table}.md](docs/compare/{table}.md), "
+            f"{len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}):",
+            "",
+            *(f"- {said}" for said in verdicts(table, rows)),
+            "",
+        ]
+    return "\n".join(lines[:-1])
 
 
 def suites() -> dict[str, dict[str, Any]]:
@@ -164,7 +193,7 @@ def suites() -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(RESULTS.glob("*/*.json")):
         content = json.loads(path.read_text())
-        if path.name != "verified.json" and "h200" not in path.parent.name:
+        if path.name != "verified.json" and "nvidia" not in path.parent.name.lower():
             found[path.stem] = content
     return found
 
@@ -251,7 +280,8 @@ def cuda_text() -> str:
 
 def filled(text: str) -> str:
     tables = {
-        "demo": demo_table, "sizes": sizes_table, "bench": bench_table, "cuda": cuda_text
+        "demo": demo_table, "sizes": sizes_table, "tables": other_tables, "bench": bench_table,
+        "cuda": cuda_text,
     }  # fmt: skip
     for name, make in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"

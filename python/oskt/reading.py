@@ -269,10 +269,11 @@ def _items(
             return [Item(rows, one, rest * row_area)]
         columns, column_area = axis("column", layout.columns)
         read = coupling.axis_size(layout.columns, {}) // layout.groups
-        rows, area = rows.with_area(row_area), rest // read * column_area
+        rows = rows.with_area(row_area)
         if layout.groups == 1:
-            return [Item(rows, columns, area)]
+            return [Item(rows, columns, rest // read * column_area)]
+        columns = columns.with_area(column_area)
         blocks = zip(rows.blocks(layout.groups), columns.blocks(layout.groups))
-        return [Item(block_rows, block_columns, area) for block_rows, block_columns in blocks]
+        return [Item(own_rows, own_columns, rest // read) for own_rows, own_columns in blocks]
 
     return [item for layout in layouts for item in items(layout)]
