@@ -343,6 +343,20 @@ def test_latency_goes_with_other_limits_and_shapes(chain):
         chain.resolve(latency_ms=1e-4, device=meter)
 
 
+def test_a_search_at_a_jump_ends_within_two_percent_of_macs(chain):
+    border, count = chain.costs(chain.resolve(0.5))[1], 0
+
+    def timer(sizes):
+        nonlocal count
+        count += 1
+        return 1.0 if chain.costs(sizes)[1] <= border else 9.0
+
+    macs = chain.costs(chain.resolve(latency_ms=4, device=timer))[1]
+    assert border / 1.02 <= macs <= border
+    # between 1.02 and a factor of 130 in MACs: an eighth of the 128 places left goes every time
+    assert count <= 1 + math.log(128) / math.log(8 / 7)
+
+
 def test_one_that_never_fits_below_a_fast_one_is_passed_over():
     """Latency need not grow with the width; what comes out was measured to fit."""
     times = [1.0, 9.0, 2.0, 9.0, 3.0, 9.0, 9.0, 9.0]

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from oskt.costs import Array, Costs
 
 Timer = Callable[[Mapping[str, int]], float]  # group -> width, to milliseconds per image
-NEAR = 0.95  # a measured latency this close below its limit ends the search
+NEAR = 0.95  # a measured latency this close below its limit ends the search,
+FINE = 1.02  # and so do MACs this close above those of one that was fast enough
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Budget:
 
         Closed forms are bisected. Latency is then searched below what they allow, each step a
         measurement where the limit would be if time went with MACs between the last two, until
-        one is within 5 % below the limit or none is left.
+        one is within 5 % below the limit, or 2 % more MACs are too slow.
 
         Args:
             path: candidates, ascending.
@@ -105,6 +106,8 @@ class Budget:
             times[middle] = timer(costs.widths(path.at(middle)))
             low, high = (middle, high) if times[middle] <= self.latency_ms else (low, middle)
             if high > last or times[low] >= NEAR * self.latency_ms or high - low == 1:
+                break
+            if macs(high) <= FINE * macs(low):
                 break
             middle = _between(low, high, macs, times, (1 + NEAR) / 2 * self.latency_ms)
         return low
