@@ -94,12 +94,26 @@ def test_verdicts_say_what_holds_and_what_does_not():
         for method, variant, start, end in (
             ("oskt-published", "full", 0.1, 0.6), ("oskt-published", "random clusters", 0.1, 0.45),
             ("nested", "full", 0.5, 0.6), ("nested", "random clusters", 0.4, 0.55),
+            ("nested", "no refinement", 0.1, 0.4),
         )
     ]  # fmt: skip
     assert verdicts("ablation", ablated) == [
         "Nested, ours, S1, at once: the order of channels against a random one +10.0 points.",
         "OSKT, published, S1, long: the clustering against a random one +15.0 points.",
         "Nested, ours, S1, long: the order of channels against a random one +5.0 points.",
+        "Nested, ours, S1, long: 60.0 as it is; no refinement −20.0.",
+    ]
+    moved = [
+        row(method, "S1", "own", 0, 0.1, end, scenario="a -> b")
+        for method, end in (("nested", 0.5), ("kd", 0.45), ("depgraph", 0.52), ("oskt", 0.9))
+    ]
+    assert verdicts("cross", moved) == [
+        "a -> b: nested students, trained there, against the best rival: S1 50.0, −2.0 (DepGraph)."
+    ]
+    few = [replace(r, variant="10 %") for r in moved]
+    assert verdicts("few-shot", few) == [
+        "a -> b, S1: nested students, trained there, against the best rival: "
+        "10 % 50.0, −2.0 (DepGraph)."
     ]
     assert verdicts("depth", ROWS) == []
 

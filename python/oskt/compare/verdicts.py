@@ -20,7 +20,9 @@ def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
         kept = _kept(rows) if table == "sizes" else []
         return [*_against_rivals(rows), *_times(rows), *kept, *_teachers(rows)]
     if table == "ablation":
-        return _clusters(rows)
+        return [*_clusters(rows), *_ingredients(rows)]
+    if table in ("cross", "few-shot"):
+        return _transferred(rows, "size" if table == "cross" else "variant")
     return []
 
 
@@ -144,6 +146,57 @@ def _clusters(rows: Sequence[Row]) -> list[str]:
                         f"{TITLES[method]}, {size}, {grid.budget}: {what} against a random one "
                         f"{_signed(round(full[size] - random[size], 1))} points."
                     )
+    return sentences
+
+
+def _ingredients(rows: Sequence[Row]) -> list[str]:
+    """What every change makes of students after their long training, against all as it is."""
+    sentences = []
+    for grid in grids(rows, "size"):
+        for method in ("oskt-published", "nested"):
+            full = _scores(grid, method, "full")
+            for size in full:
+                if grid.budget == AT_ONCE or size == FULL_WIDTH:
+                    continue
+                changes = [
+                    f"{line.variant} {_signed(round(scores[size] - full[size], 1))}"
+                    for line in grid.lines
+                    if line.method == method and line.variant not in ("full", "random clusters")
+                    and size in (scores := _scores(grid, method, line.variant))
+                ]  # fmt: skip
+                if changes:
+                    sentences.append(
+                        f"{TITLES[method]}, {size}, {grid.budget}: {full[size]:.1f} as it is; "
+                        f"{', '.join(changes)}."
+                    )
+    return sentences
+
+
+def _transferred(rows: Sequence[Row], columns: str) -> list[str]:
+    """Nested students, trained on the other data, against the best rival there."""
+    sentences = []
+    for grid in grids(rows, columns):
+        for line in grid.lines:
+            if grid.budget == AT_ONCE or line.method != "nested":
+                continue
+            mine = _scores(grid, line.method, line.variant)
+            listed = []
+            for column, own in mine.items():
+                rivals = [
+                    (round(other.scores[column].first, 1), TITLES[other.method])
+                    for other in grid.lines
+                    if other.method not in (*OURS, "teacher") and other.variant == line.variant
+                    and column in other.scores
+                ]  # fmt: skip
+                if rivals:
+                    best, who = max(rivals)
+                    listed.append(f"{column} {own:.1f}, {_signed(round(own - best, 1))} ({who})")
+            head = f", {line.variant}" if line.variant else ""
+            if listed:
+                sentences.append(
+                    f"{grid.scenario}{head}: nested students, trained there, against the best "
+                    f"rival: {', '.join(listed)}."
+                )
     return sentences
 
 
