@@ -5,7 +5,7 @@
 Floor: torch.mm of the two feature sets, which only begins the work; at MSMT17 size in chunks of
 rows, as the whole product takes 3.8 GB. Peers: the usual evaluation of the ReID toolkits (whole
 distance matrix, whole argsort) in NumPy, with its Python step per query, and in torch; at MSMT17
-size they would need 12 GB and more and are left out. All give the same mAP before they are timed.
+size they would need 12 GB and more and are left out. All give the same mAP.
 extra_info: threads, and by how much a call raises the peak of the resident set.
 """
 
@@ -30,8 +30,7 @@ def problem(size):
 
 @cache
 def expected(size):
-    """mAP and the growth of the peak, of one call."""
-    return reid_data.with_peak(lambda: ours(problem(size)))
+    return ours(problem(size))
 
 
 def ours(problem):
@@ -96,15 +95,15 @@ CASES = [
 
 @pytest.mark.parametrize(("size", "name"), CASES)
 def test_test_set(benchmark, size, name):
-    run = PEERS[name]
-    peers = name in ("numpy_toolkit", "torch_sort")
-    rounds, warmup = (1, 0) if peers else (2, 0) if size == "msmt17_2048" else (7, 1)
-    value = benchmark.pedantic(run, args=(problem(size),), rounds=rounds, warmup_rounds=warmup)
-    if name != "product_alone":
-        # Float32 products differ in the last bits between peers; a near tie may move one place.
-        assert value == pytest.approx(expected(size)[0], abs=1e-5)
-    if peers:
-        benchmark.extra_info["peak_mib"] = reid_data.with_peak(lambda: run(problem(size)))[1]
-    elif name == "ours":
-        benchmark.extra_info["peak_mib"] = expected(size)[1]
+    run, arguments = PEERS[name], problem(size)
+    once = size == "msmt17_2048" or name in ("numpy_toolkit", "torch_sort")
+    rounds, warmup = (1, 0) if once else (7, 1)
+    value, peak = reid_data.with_peak(
+        lambda: benchmark.pedantic(run, args=(arguments,), rounds=rounds, warmup_rounds=warmup)
+    )
     benchmark.extra_info["threads"] = torch.get_num_threads()
+    if name != "product_alone":
+        benchmark.extra_info["peak_mib"] = peak
+    if name in ("numpy_toolkit", "torch_sort"):
+        # Float32 products differ in the last bits between peers; a near tie may move one place.
+        assert value == pytest.approx(expected(size), abs=1e-5)
