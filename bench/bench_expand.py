@@ -1,8 +1,10 @@
-"""Expansion of a ResNet-50 chain of width 1/8 to the paper's six sizes, in one call.
+"""Expansion of whole models, in one call: the paper's six sizes, ViT-B, nested chains.
 
 Rows: `oskt_ext.expand` and its peers at the same task and dtype; correctness is asserted before
-anything is timed. extra_info holds `bytes`, the compulsory traffic (source read, student written;
-twice that for a step), and `roof_s`, the time of a copy of as many bytes measured in this run.
+anything is timed. Buffers are the same from call to call, so that small ones stay in a cache;
+rows `cold` flush the caches before every call. extra_info holds `bytes`, the compulsory traffic
+(source read, student written; twice that for a step; of a selection, the numbers that it reads),
+`roof_s`, the time of as many bytes at the bandwidth of a copy, and the `ratio` to it.
 
 Peers: `loop`, one Python step per channel; `index`, index_add_ of columns and index_select of rows,
 columns first; `embedding_bag`, the best stock PyTorch form: a fused column sum over the chain rows,
@@ -20,61 +22,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import DEVICE, seconds_of, synchronize
+from expand_cases import CASES, items_of
+from harness import DEVICE, against_copy, synchronize
 from oskt_ext import ExpansionPlan, IndexMap, expand
 from oskt_ext.reference import expand as expand_reference
-from shapes import PRESETS, resnet50_convs, resnet50_groups
-
-VECTORS = 4  # gamma, beta, running mean and running variance of the norm behind every convolution
-
-
-def copies(sizes: np.ndarray, width: int) -> np.ndarray:
-    """Copies of every chain row: one each, then one more for the lowest copies / size."""
-    count = np.ones(len(sizes), dtype=np.int64)
-    for _ in range(width - len(sizes)):
-        count[np.argmin(count / sizes)] += 1
-    return count
-
-
-def group_maps(rng: np.random.Generator, teacher: int, chain: int, width: int) -> dict[str, Any]:
-    """Random clusters of a channel group, and its maps: rows, columns and vectors."""
-    labels = rng.permutation(np.concatenate([np.arange(chain), rng.integers(chain, size=teacher)]))
-    labels = np.concatenate([np.arange(chain), labels[: teacher - chain] % chain])
-    rng.shuffle(labels)
-    members = [np.flatnonzero(labels == k) for k in range(chain)]
-    count = copies(np.array([len(m) for m in members]), width)
-    blocks = [b for m, c in zip(members, count) for b in np.array_split(m, c)]
-    return {
-        "rows": IndexMap.select(np.repeat(np.arange(chain), count), chain),
-        "columns": IndexMap.lists(blocks, teacher),
-        "vectors": IndexMap.lists(blocks, teacher, mean=True),
-    }
-
-
-@cache
-def resnet50_items(preset: str) -> list[tuple[IndexMap, IndexMap, int]]:
-    """Items of the whole model: every convolution, then the vectors of every norm."""
-    rng = np.random.default_rng(0)
-    in_planes, multipliers = PRESETS[preset]
-    teacher, chain = resnet50_convs(), resnet50_convs(8)
-    student = resnet50_convs(in_planes, multipliers)
-    widths = {t[0]: (t[1], c[1], s[1]) for t, c, s in zip(teacher, chain, student)}
-    maps: dict[str, dict[str, Any]] = {}
-    for group in resnet50_groups():
-        maps |= dict.fromkeys(group, group_maps(rng, *widths[group[0]]))
-    one, inputs, items = IndexMap.identity(1), {"stem": IndexMap.identity(3)}, []
-    stream = inner = "stem"
-    for name, _, _, side in teacher:
-        # conv3 stands before the downsample of its block, which still reads the old stream.
-        reads = stream if name.endswith((".conv1", "downsample.0")) else inner
-        items.append((maps[name]["rows"], inputs[reads], side * side))
-        inputs[name] = maps[name]["columns"]
-        inner = name
-        if name == "conv1" or name.endswith("downsample.0"):
-            stream = name
-    items += [(maps[name]["vectors"], one, 1) for name, *_ in teacher for _ in range(VECTORS)]
-    return items
-
+from shapes import PRESETS
 
 Provider = Callable[[Tensor], Any]
 
@@ -223,50 +175,67 @@ PROVIDERS = {
 }
 
 
-def make_case(preset: str, provider: str) -> tuple[Tensor, Provider, int]:
+PEERS = {case: list(PROVIDERS) if case in PRESETS else ["oskt", "index"] for case in CASES}
+FORWARD = [(case, peer) for case, peers in PEERS.items() for peer in peers]
+STEP = [(c, p) for c, p in FORWARD if p in ("oskt", "index", "embedding_bag")]
+
+
+@cache
+def reference(case: str) -> tuple[Tensor, Tensor, int]:
+    """A random chain, its student by the definition, and the compulsory bytes of a forward."""
+    items = items_of(case)
+    plan = ExpansionPlan(items)
+    source = torch.randn(plan.source_numel, generator=torch.Generator().manual_seed(0))
+    read = sum(len(np.unique(r.index)) * len(np.unique(c.index)) * area for r, c, area in items)
+    return source, expand_reference(source, plan), 4 * (read + plan.student_numel)
+
+
+def make_case(case: str, provider: str) -> tuple[Tensor, Provider, int]:
     """A random chain, the provider's function, verified, and the compulsory bytes of a forward."""
     if provider == "numpy" and DEVICE.type != "cpu":
         pytest.skip("NumPy computes on the CPU")
     if provider == "cupy" and DEVICE.type != "cuda":
         pytest.skip("CuPy computes on the GPU")
-    if provider == "loop" and preset not in ("res50-s1", "res50-s3"):
+    if provider == "loop" and case != "res50-s1":
         pytest.skip("the loop takes seconds at this size")
-    items = resnet50_items(preset)
-    plan = ExpansionPlan(items)
-    source = torch.randn(plan.source_numel, generator=torch.Generator().manual_seed(0))
-    expected = expand_reference(source, plan)
-    run, source = PROVIDERS[provider](items), source.to(DEVICE)
+    source, expected, nbytes = reference(case)
+    run, source = PROVIDERS[provider](items_of(case)), source.clone().to(DEVICE)
     torch.testing.assert_close(run(source).cpu(), expected, rtol=1e-4, atol=1e-4)
-    return source, run, 4 * (plan.source_numel + plan.student_numel)
+    return source, run, nbytes
 
 
 def timed(benchmark: Any, call: Callable[[], Any], nbytes: int) -> None:
-    """Time synchronised calls beside the roof: a copy that moves `nbytes` in all."""
-    source = torch.ones(nbytes // 8, device=DEVICE)
-    target = torch.empty_like(source)
-    benchmark.extra_info["bytes"] = nbytes
-    benchmark.extra_info["roof_s"] = seconds_of(lambda: target.copy_(source))
-
     def step() -> None:
         call()
         synchronize()
 
-    benchmark.pedantic(step, rounds=7, warmup_rounds=2)
+    against_copy(benchmark, nbytes, step)
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_forward(benchmark, preset, provider):
-    source, run, nbytes = make_case(preset, provider)
-    benchmark.group = f"expand forward {preset}"
+@pytest.mark.parametrize(("case", "provider"), FORWARD)
+def test_forward(benchmark, case, provider):
+    source, run, nbytes = make_case(case, provider)
+    benchmark.group = f"expand forward {case}"
     timed(benchmark, lambda: run(source), nbytes)
 
 
-@pytest.mark.parametrize("provider", ["oskt", "index", "embedding_bag"])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_forward_backward(benchmark, preset, provider):
-    source, run, nbytes = make_case(preset, provider)
+@pytest.mark.parametrize("case", CASES)
+def test_forward_cold(benchmark, case):
+    source, run, nbytes = make_case(case, "oskt")
+    flush = torch.ones(16 << 20, device=DEVICE)
+    benchmark.group = f"expand forward {case}"
+
+    def step() -> None:
+        run(source)
+        synchronize()
+
+    against_copy(benchmark, nbytes, step, setup=lambda: flush.add_(1))
+
+
+@pytest.mark.parametrize(("case", "provider"), STEP)
+def test_forward_backward(benchmark, case, provider):
+    source, run, nbytes = make_case(case, provider)
     source.requires_grad_()
     gradient = torch.ones_like(run(source))
-    benchmark.group = f"expand forward and backward {preset}"
+    benchmark.group = f"expand forward and backward {case}"
     timed(benchmark, lambda: torch.autograd.grad(run(source), source, gradient), 2 * nbytes)

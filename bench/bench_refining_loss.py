@@ -1,12 +1,14 @@
-"""The refining loss of ResNet-50 against a chain of width 1/8: loss and gradients of 53 weights.
+"""The refining loss of ResNet-50 and of ViT-B against a chain of width 1/8: 53 and 48 weights.
 
 Rows: the fused operator and the same formula in PyTorch autograd, with gradients to both (the
 published joint refinement), to the chain alone (a frozen teacher) and to none. extra_info holds
-`bytes`, the compulsory traffic, and `roof_s`, the time of a copy that moves as many.
+`bytes`, the compulsory traffic, `roof_s`, the time of as many at the bandwidth of a copy, and the
+`ratio` to it.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -15,25 +17,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import DEVICE, seconds_of, synchronize
+from harness import DEVICE, against_copy, synchronize
 from oskt_ext import RefiningPlan, refining_loss
 from oskt_ext.reference import refining_loss as refining_loss_reference
 from oskt_ext.refining_loss import RefiningItem
-from shapes import resnet50_convs
+from shapes import resnet50_convs, vit_linears
 
 NEEDS = {"both": (True, True), "chain": (False, True), "none": (False, False)}
 
 
+MODELS = {
+    "resnet50": [(rows, (columns, side, side)) for _, rows, columns, side in resnet50_convs()],
+    "vit-b": [(rows, (columns,)) for _, rows, columns in vit_linears()],
+}
+
+
 @cache
-def problem() -> tuple[list[Tensor], Tensor, RefiningPlan]:
+def problem(model: str = "resnet50") -> tuple[list[Tensor], Tensor, RefiningPlan]:
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     items, teacher, offset = [], [], 0
-    for _, rows, columns, side in resnet50_convs():
-        clusters, length = rows // 8, columns * side * side
+    for rows, shape in MODELS[model]:
+        clusters, length = rows // 8, math.prod(shape)
         labels = np.concatenate([np.arange(clusters), rng.integers(clusters, size=rows - clusters)])
         items.append(RefiningItem(rng.permutation(labels), clusters, length, offset))
         offset += clusters * length
-        teacher.append(torch.randn(rows, columns, side, side, generator=generator).to(DEVICE))
+        teacher.append(torch.randn(rows, *shape, generator=generator).to(DEVICE))
     chain = torch.randn(offset, generator=generator).to(DEVICE)
     return teacher, chain, RefiningPlan(items).to(DEVICE)
 
@@ -41,16 +49,16 @@ def problem() -> tuple[list[Tensor], Tensor, RefiningPlan]:
 def run_torch(teacher: list[Tensor], chain: Tensor, plan: RefiningPlan) -> Tensor:
     """The formula as one would write it: a gather, a difference and a sum per weight."""
     total = chain.new_zeros(())
-    for tensor, item, labels in zip(teacher, plan.items, device_labels()):
+    for tensor, item in zip(teacher, plan.items):
         clusters = chain[item.offset : item.end].reshape(item.clusters, item.row_length)
-        residual = tensor.flatten(1) - clusters[labels]
+        residual = tensor.flatten(1) - clusters[device_labels(item)]
         total = total + (residual * residual).sum()
     return total
 
 
 @cache
-def device_labels() -> list[Tensor]:
-    return [torch.as_tensor(item.labels, device=DEVICE) for item in problem()[2].items]
+def device_labels(item: RefiningItem) -> Tensor:
+    return torch.as_tensor(item.labels, device=DEVICE)
 
 
 PROVIDERS = {"oskt": refining_loss, "torch": run_torch}
@@ -58,8 +66,9 @@ PROVIDERS = {"oskt": refining_loss, "torch": run_torch}
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("needs", NEEDS)
-def test_refining_loss(benchmark: Any, needs: str, provider: str) -> None:
-    teacher, chain, plan = problem()
+@pytest.mark.parametrize("model", MODELS)
+def test_refining_loss(benchmark: Any, model: str, needs: str, provider: str) -> None:
+    teacher, chain, plan = problem(model)
     of_teacher, of_chain = NEEDS[needs]
     teacher = [t.detach().requires_grad_(of_teacher) for t in teacher]
     chain = chain.detach().requires_grad_(of_chain)
@@ -78,9 +87,5 @@ def test_refining_loss(benchmark: Any, needs: str, provider: str) -> None:
 
     teacher_bytes = 4 * sum(t.numel() for t in teacher)
     nbytes = (1 + of_teacher) * teacher_bytes + (1 + of_chain) * 4 * chain.numel()
-    source = torch.ones(nbytes // 8, device=DEVICE)
-    target = torch.empty_like(source)
-    benchmark.group = f"refining loss, gradients to {needs}"
-    benchmark.extra_info["bytes"] = nbytes
-    benchmark.extra_info["roof_s"] = seconds_of(lambda: target.copy_(source), rounds=5)
-    benchmark.pedantic(step, rounds=7, warmup_rounds=1)
+    benchmark.group = f"refining loss of {model}, gradients to {needs}"
+    against_copy(benchmark, nbytes, step)

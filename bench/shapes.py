@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from oskt.presets import LAYERS, PRESETS
 
-__all__ = ["BLOCKS", "EXPANSION", "PRESETS", "resnet50_convs", "resnet50_groups"]
+__all__ = [
+    "BLOCKS", "EXPANSION", "PRESETS", "resnet50_convs", "resnet50_groups", "vit_linears",
+]  # fmt: skip
 
 BLOCKS = LAYERS[50]
 EXPANSION = 4
@@ -43,3 +45,14 @@ def resnet50_groups() -> list[list[str]]:
         groups += [[f"{name}.{conv}"] for name in names for conv in ("conv1", "conv2")]
         groups.append([f"layer{stage}.0.downsample.0", *(f"{name}.conv3" for name in names)])
     return groups
+
+
+def vit_linears(dim: int = 768, blocks: int = 12) -> list[tuple[str, int, int]]:
+    """Every linear of a ViT's blocks as (name, rows, columns), in forward order; 768: ViT-B."""
+    sizes = [
+        ("qkv", 3 * dim, dim),
+        ("proj", dim, dim),
+        ("fc1", 4 * dim, dim),
+        ("fc2", dim, 4 * dim),
+    ]
+    return [(f"blocks.{i}.{name}", *shape) for i in range(blocks) for name, *shape in sizes]

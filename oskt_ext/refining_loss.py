@@ -17,6 +17,7 @@ from oskt_ext._arrays import as_tensor, restorer
 
 _MAGIC = 0x6F736B7472656601  # csrc/refine/refining_loss.h, layout 1
 _TASK_ELEMENTS = 8192
+_CUT = 16  # columns between cuts of a row: whole cache lines
 _HEADER_WORDS, _ITEM_WORDS, _TASK_WORDS = 5, 6, 5
 
 
@@ -141,7 +142,8 @@ def _tasks(number: int, sizes: NDArray[np.int64], row_length: int) -> list[tuple
             tasks.append((number, begin, cluster, 0, row_length))
             begin, elements = cluster, 0
         if parts > 1:
-            cuts = [row_length * part // parts for part in range(parts + 1)]
+            cuts = [row_length * part // parts // _CUT * _CUT for part in range(parts)]
+            cuts = sorted({*cuts, row_length})
             tasks += [(number, cluster, cluster + 1, a, b) for a, b in pairwise(cuts)]
             begin = cluster + 1
         else:
@@ -270,19 +272,36 @@ def _(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     _, teacher_gradient, chain_gradient = output
     ctx.mark_non_differentiable(*teacher_gradient, chain_gradient)
+    ctx.set_materialize_grads(False)  # else backward is given zeros as large as the gradients
     ctx.save_for_backward(chain_gradient, *teacher_gradient)
     ctx.num_teacher, (ctx.teacher_needed, ctx.chain_needed) = len(inputs[0]), inputs[-2:]
 
 
-def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
+def _may_hand_over(grad_loss: Tensor) -> bool:
+    """Whether backward may give the saved gradients away: a factor of 1 and nobody after it.
+
+    A copy of the teacher's gradient costs more than the loss itself. On CUDA the look at the factor
+    would be a synchronisation, and a traced tensor (compile) has no value.
+    """
+    if type(grad_loss) is not Tensor or grad_loss.device.type != "cpu":
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph() and grad_loss.item() == 1
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad_loss is None:
+        return ([None] * ctx.num_teacher, *[None] * 6)
     if torch.is_grad_enabled():
         raise RuntimeError(
             "refining_loss: backward must be called without create_graph, got create_graph=True. "
             "The loss is differentiable once; use oskt_ext.reference.refining_loss for more."
         )
     chain_gradient, *teacher_gradient = ctx.saved_tensors
+    as_they_are = _may_hand_over(grad_loss)
 
     def scaled(gradient: Tensor) -> Tensor:
+        if as_they_are:
+            return gradient
         # The product is rounded once: torch would cut a float32 grad_loss to half first.
         return (gradient.to(grad_loss.dtype) * grad_loss).to(gradient.dtype)
 

@@ -185,6 +185,29 @@ def test_an_item_does_not_depend_on_its_neighbours(device):
     assert torch.equal(torch.cat(parts), expand(source, whole))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 16, 17, 33])
+def test_a_row_does_not_depend_on_the_rows_beside_it(device, rows):
+    """However many rows go through the column sums together, the bits are those of one alone."""
+    rng = np.random.default_rng(rows)
+    columns = ragged(rng, 37, 130, (0.3, 1.1))
+    together = ExpansionPlan([(IndexMap.identity(rows), columns, 1)]).to(device)
+    alone = ExpansionPlan([(IndexMap.identity(1), columns, 1)]).to(device)
+    source = torch.randn(rows, 130, device=device)
+    expected = torch.stack([expand(row, alone) for row in source])
+    assert torch.equal(expand(source.flatten(), together).reshape(rows, 37), expected)
+
+
+def test_vectors_read_alike_do_not_depend_on_each_other(device):
+    """Neighbours with one column and the same lists are computed as one matrix."""
+    lists, one = ragged(np.random.default_rng(9), 50, 40, (0.3, 1.1)), IndexMap.identity(1)
+    for area in (1, 9):
+        plan = ExpansionPlan([(lists, one, area)] * 5).to(device)
+        alone = ExpansionPlan([(lists, one, area)]).to(device)
+        source = torch.randn(5, 40 * area, device=device)
+        expected = torch.cat([expand(vector, alone) for vector in source])
+        assert torch.equal(expand(source.flatten(), plan), expected)
+
+
 def test_mean_of_a_cluster_and_sum_of_its_columns(device):
     """A merge keeps constants: means of equal rows, and row sums over all columns."""
     members = np.array_split(np.arange(24), 5)

@@ -123,6 +123,26 @@ def test_gradients_on_demand(device, needs):
     assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(alone, leaves), expected))
 
 
+def test_backward_twice_over_a_kept_graph(device):
+    """The first backward may give its gradients away only when nobody comes after it."""
+    teacher, chain, plan = make_problem(device, torch.float32, exact=True, requires_grad=True)
+    leaves = [*teacher, chain]
+    once = torch.autograd.grad(refining_loss(teacher, chain, plan), leaves)
+    loss = refining_loss(teacher, chain, plan)
+    for times in (1, 2, 3):
+        loss.backward(retain_graph=times < 3)
+        assert all(torch.equal(t.grad, times * g) for t, g in zip(leaves, once))
+
+
+@pytest.mark.parametrize("length", [2_200_000, 2_200_001])  # whole and broken vectors of 16 bytes
+def test_gradients_larger_than_the_caches(device, length):
+    plan = RefiningPlan([RefiningItem([0, 1, 0, 1], 2, length, 0)]).to(device)
+    teacher = torch.randint(-2, 3, (4, length), device=device).float().requires_grad_()
+    chain = torch.randint(-2, 3, (2 * length,), device=device).float()
+    (got,) = torch.autograd.grad(refining_loss([teacher], chain, plan), teacher)
+    assert torch.equal(got, 2 * (teacher - chain.reshape(2, length).repeat(2, 1)).detach())
+
+
 def test_second_derivatives_raise(device):
     teacher, chain, plan = make_problem(device, torch.float32, exact=True, requires_grad=True)
     loss = refining_loss(teacher, chain, plan)

@@ -2,225 +2,166 @@
 //
 // Bound by bytes: every source element is read once per group that needs it, every student element
 // written once. Per group: (1) the weighted sum of its source rows, contiguous over C * O, skipped
-// when it is one row of weight 1; (2) the column sums, into the first row of the group; (3) copies
-// of that row. Columns of area 1 are gathers, so kBatch groups share each index that is loaded and
-// each mispredicted end of a list. One thread owns a student row and every sum runs in list order,
-// so the result does not depend on the number of threads.
+// when it is one row of weight 1; (2) the column sums (columns_cpu.h), into the first row of the
+// group; (3) copies of that row. Columns of area 1 are scattered single numbers, so kBatch groups
+// go through (2) together. One thread owns a student row and every sum runs in list order, so the
+// result does not depend on the number of threads.
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
-#include <vector>
 
 #include "common/simd.h"
+#include "expand/columns_cpu.h"
 #include "expand/expand.h"
 #include "glue/checks.h"
+#include "glue/fresh_memory.h"
+#include "glue/parallel.h"
 
 namespace oskt {
 namespace {
 
 using namespace oskt::expand;
 
-constexpr int kBatch = 8;
-constexpr int kAnyArea = 0;
+constexpr int64_t kLeastTasks = 16;
 
-template <typename scalar_t>
-using acc_of = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+// What a thread keeps from call to call, because memory that is new costs more than its use: the
+// sums of a batch of source rows, and the same rows interleaved.
+struct Workspace {
+  Scratch sums, tile;
 
-// Up to kBatch reduced rows of an item and the student rows that their columns go to.
-template <typename scalar_t>
-struct Rows {
-  const acc_of<scalar_t>* from[kBatch];
-  scalar_t* to[kBatch];
+  static Workspace& of_this_thread() {
+    static thread_local Workspace workspace;
+    return workspace;
+  }
 };
 
-template <typename scalar_t>
-OSKT_INLINE acc_of<scalar_t> load(const scalar_t& value) {
-  return static_cast<acc_of<scalar_t>>(value);
+// Adds kCount rows of a list from position `p` on to `out`, or starts it with them.
+template <int kCount, bool kStart, typename scalar_t>
+OSKT_INLINE void add_rows(const List& list, int32_t p, const scalar_t* source, int64_t length,
+                          acc_of<scalar_t>* out) {
+  using acc_t = acc_of<scalar_t>;
+  const scalar_t* row[kCount];
+  acc_t weight[kCount];
+  for (int q = 0; q < kCount; ++q) {
+    row[q] = source + list.index[p + q] * length;
+    weight[q] = list.weight ? static_cast<acc_t>(list.weight[p + q]) : acc_t(1);
+  }
+#pragma omp simd
+  for (int64_t e = 0; e < length; ++e) {
+    acc_t sum = kStart ? weight[0] * static_cast<acc_t>(row[0][e])
+                       : add_term<false>(out[e], weight[0], static_cast<acc_t>(row[0][e]));
+    for (int q = 1; q < kCount; ++q)
+      sum = add_term<false>(sum, weight[q], static_cast<acc_t>(row[q][e]));
+    out[e] = sum;
+  }
 }
 
 // The weighted sum of source rows `begin` to `end` of a list, over `length` elements.
 template <typename scalar_t>
 OSKT_INLINE void sum_rows(const List& list, int32_t begin, int32_t end, const scalar_t* source,
                           int64_t length, acc_of<scalar_t>* out) {
-  using acc_t = acc_of<scalar_t>;
-  if (begin == end) std::fill(out, out + length, acc_t(0));
-  for (int32_t p = begin; p < end; ++p) {
-    const scalar_t* row = source + list.index[p] * length;
-    const acc_t weight = list.weight ? static_cast<acc_t>(list.weight[p]) : acc_t(1);
-    if (p == begin) {
-#pragma omp simd
-      for (int64_t e = 0; e < length; ++e) out[e] = weight * load(row[e]);
-    } else {
-#pragma omp simd
-      for (int64_t e = 0; e < length; ++e) out[e] += weight * load(row[e]);
-    }
-  }
+  if (begin == end) return std::fill(out, out + length, acc_of<scalar_t>(0));
+  int32_t p = begin;
+  if (end - begin == 1) return add_rows<1, true>(list, p, source, length, out);
+  if (end - begin == 2) return add_rows<2, true>(list, p, source, length, out);
+  add_rows<3, true>(list, p, source, length, out);
+  for (p += 3; p + 4 <= end; p += 4) add_rows<4, false>(list, p, source, length, out);
+  for (; p < end; ++p) add_rows<1, false>(list, p, source, length, out);
 }
 
-// Columns of area 1 of kRows rows at once.
-template <int kRows, bool kOnes, typename scalar_t>
-OSKT_INLINE void sum_columns(const List& list, const Rows<scalar_t>& rows, int32_t begin,
-                             int32_t end) {
-  using acc_t = acc_of<scalar_t>;
-  for (int32_t j = begin; j < end; ++j) {
-    acc_t sum[kRows] = {};
-    for (int32_t p = list.begin(j), last = list.end(j); p < last; ++p) {
-      const int32_t column = list.index[p];
-      const acc_t weight = kOnes ? acc_t(1) : static_cast<acc_t>(list.weight[p]);
-      for (int r = 0; r < kRows; ++r) sum[r] += weight * rows.from[r][column];
-    }
-    for (int r = 0; r < kRows; ++r) rows.to[r][j] = static_cast<scalar_t>(sum[r]);
-  }
-}
-
-// Columns of one row, in runs of kArea elements (kAnyArea: `any_area`).
-template <int kArea, bool kOnes, typename scalar_t>
-OSKT_INLINE void sum_column_runs(const List& list, const Rows<scalar_t>& rows, int32_t begin,
-                                 int32_t end, int64_t any_area) {
-  using acc_t = acc_of<scalar_t>;
-  constexpr int64_t kTile = kArea == kAnyArea ? 32 : kArea;
-  const int64_t area = kArea == kAnyArea ? any_area : kArea;
-  for (int32_t j = begin; j < end; ++j)
-    for (int64_t first = 0; first < area; first += kTile) {
-      const int64_t width = kArea == kAnyArea ? std::min(kTile, area - first) : kTile;
-      acc_t sum[kTile] = {};
-      for (int32_t p = list.begin(j), last = list.end(j); p < last; ++p) {
-        const acc_t* run = rows.from[0] + list.index[p] * area + first;
-        const acc_t weight = kOnes ? acc_t(1) : static_cast<acc_t>(list.weight[p]);
-#pragma omp simd
-        for (int64_t o = 0; o < width; ++o) sum[o] += weight * run[o];
-      }
-      scalar_t* out = rows.to[0] + j * area + first;
-      for (int64_t o = 0; o < width; ++o) out[o] = static_cast<scalar_t>(sum[o]);
-    }
-}
-
-// Columns that each read one column with weight 1: a copy, or a gather.
+// The source row that a group is, where it is one as it lies; else nullptr.
 template <typename scalar_t>
-OSKT_INLINE void copy_columns(const PlanItem& item, const List& list, const Rows<scalar_t>& rows,
-                              int32_t begin, int32_t end) {
-  using acc_t = acc_of<scalar_t>;
-  const acc_t* from = rows.from[0];
-  scalar_t* to = rows.to[0];
-  const int64_t area = item.area;
-  if (item.column_kind == kIdentity) {
-    if constexpr (std::is_same_v<scalar_t, acc_t>) {
-      std::memcpy(to + begin * area, from + begin * area, (end - begin) * area * sizeof(acc_t));
-    } else {
-      for (int64_t e = begin * area; e < end * area; ++e) to[e] = static_cast<scalar_t>(from[e]);
-    }
-  } else if (area == 1) {
-#pragma omp simd
-    for (int32_t j = begin; j < end; ++j) to[j] = static_cast<scalar_t>(from[list.index[j]]);
-  } else {
-    for (int32_t j = begin; j < end; ++j) {
-      const acc_t* run = from + list.index[j] * area;
-      for (int64_t o = 0; o < area; ++o) to[j * area + o] = static_cast<scalar_t>(run[o]);
-    }
+OSKT_INLINE const acc_of<scalar_t>* one_row(const List& reads, int32_t group,
+                                            const scalar_t* source, int64_t pitch) {
+  if constexpr (std::is_same_v<scalar_t, acc_of<scalar_t>>) {
+    const int32_t begin = reads.begin(group);
+    if (reads.end(group) - begin == 1 && (!reads.weight || reads.weight[begin] == 1.0))
+      return source + reads.index[begin] * pitch;
   }
+  return nullptr;
 }
 
-template <bool kOnes, typename scalar_t>
-OSKT_INLINE void reduce_columns(const PlanItem& item, const List& list, const Rows<scalar_t>& rows,
-                                int count, int32_t begin, int32_t end) {
-  if (item.area == 1 && count == kBatch) return sum_columns<kBatch, kOnes>(list, rows, begin, end);
-  for (int r = 0; r < count; ++r) {
-    const Rows<scalar_t> row{{rows.from[r]}, {rows.to[r]}};
-    if (item.column_kind != kSum)
-      copy_columns(item, list, row, begin, end);
-    else if (item.area == 1)
-      sum_columns<1, kOnes>(list, row, begin, end);
-    else if (item.area == 9)
-      sum_column_runs<9, kOnes>(list, row, begin, end, 9);
-    else
-      sum_column_runs<kAnyArea, kOnes>(list, row, begin, end, item.area);
-  }
-}
-
-// Items with one element per row, the per-channel vectors, have no columns worth a loop.
+// One rectangle of an item.
 template <typename scalar_t>
-OSKT_INLINE void run_vector(const PlanReader& plan, const PlanItem& item, const PlanTask& task,
-                            const scalar_t* source, scalar_t* student) {
-  using acc_t = acc_of<scalar_t>;
-  const List reads = plan.list(item.row_reads), writes = plan.list(item.row_writes);
-  for (int32_t group = task.group_begin; group < task.group_end; ++group) {
-    acc_t sum = 0;
-    for (int32_t p = reads.begin(group); p < reads.end(group); ++p) {
-      const acc_t weight = reads.weight ? static_cast<acc_t>(reads.weight[p]) : acc_t(1);
-      sum += weight * load(source[reads.index[p]]);
-    }
-    for (int32_t w = writes.begin(group); w < writes.end(group); ++w)
-      student[writes.index[w]] = static_cast<scalar_t>(sum);
-  }
-}
-
-template <typename scalar_t>
-OSKT_INLINE void run_matrix(const PlanReader& plan, const PlanItem& item, const PlanTask& task,
-                            const scalar_t* source, scalar_t* student,
-                            std::vector<acc_of<scalar_t>>& scratch) {
+OSKT_INLINE void run_task(const PlanReader& plan, const PlanItem& item, const PlanTask& task,
+                          const scalar_t* source, scalar_t* student, Workspace& workspace) {
   using acc_t = acc_of<scalar_t>;
   const List reads = plan.list(item.row_reads), writes = plan.list(item.row_writes);
   const List columns = plan.list(item.column_reads);
   const int64_t source_pitch = item.source_columns * item.area;
   const int64_t student_pitch = item.student_columns * item.area;
   const int64_t run_begin = task.column_begin * item.area, run_end = task.column_end * item.area;
-  const int batch = item.area == 1 ? kBatch : 1;
-  scratch.resize(std::max<size_t>(scratch.size(), batch * source_pitch));
+  const int batch = item.area == 1 && item.column_kind != kIdentity ? kBatch : 1;
+  acc_t* sums = workspace.sums.at_least<acc_t>(batch * source_pitch);
+  acc_t* tile = workspace.tile.at_least<acc_t>(batch * source_pitch);
   for (int32_t first = task.group_begin; first < task.group_end; first += batch) {
-    const int count = std::min<int>(batch, task.group_end - first);
     Rows<scalar_t> rows;
-    for (int r = 0; r < count; ++r) {
-      const int32_t group = first + r, begin = reads.begin(group), end = reads.end(group);
+    rows.count = std::min<int>(batch, task.group_end - first);
+    for (int r = 0; r < rows.count; ++r) {
+      const int32_t group = first + r, next = std::min(group + batch, task.group_end - 1);
       rows.to[r] = student + writes.index[writes.begin(group)] * student_pitch;
-      rows.from[r] = scratch.data() + r * source_pitch;
-      if constexpr (std::is_same_v<scalar_t, acc_t>)
-        if (end - begin == 1 && (!reads.weight || reads.weight[begin] == 1.0)) {
-          rows.from[r] = source + reads.index[begin] * source_pitch;
-          continue;
-        }
-      sum_rows(reads, begin, end, source, source_pitch, scratch.data() + r * source_pitch);
+      rows.from[r] = one_row(reads, group, source, source_pitch);
+      if (rows.from[r] == nullptr) {
+        rows.from[r] = sums + r * source_pitch;
+        sum_rows(reads, reads.begin(group), reads.end(group), source, source_pitch,
+                 sums + r * source_pitch);
+      }
+      rows.ahead[r] = {source, 0};
+      if (reads.end(next) > reads.begin(next)) {
+        const int32_t a = reads.index[reads.begin(next)], b = reads.index[reads.end(next) - 1];
+        rows.ahead[r].at = source + a * source_pitch;
+        rows.ahead[r].rows = std::clamp(b - a + 1, 1, reads.end(next) - reads.begin(next));
+      }
     }
     if (columns.weight)
-      reduce_columns<false>(item, columns, rows, count, task.column_begin, task.column_end);
+      reduce_columns<false>(item, columns, rows, task.column_begin, task.column_end, tile);
     else
-      reduce_columns<true>(item, columns, rows, count, task.column_begin, task.column_end);
-    for (int r = 0; r < count; ++r)
+      reduce_columns<true>(item, columns, rows, task.column_begin, task.column_end, tile);
+    for (int r = 0; r < rows.count; ++r)
       for (int32_t w = writes.begin(first + r) + 1; w < writes.end(first + r); ++w)
         std::memcpy(student + writes.index[w] * student_pitch + run_begin, rows.to[r] + run_begin,
                     (run_end - run_begin) * sizeof(scalar_t));
   }
 }
 
-// Grows `task` by its successor when the two are one rectangle of an item.
-bool extend(PlanTask& task, const PlanTask& next) {
-  if (next.item != task.item) return false;
-  if (next.group_begin == task.group_begin && next.column_begin == task.column_end) {
+// The rectangle of one group, or of whole ones, that begins with task `t`; moves `t` behind it.
+PlanTask take_group(const PlanReader& plan, int64_t& t, int64_t end) {
+  PlanTask task = plan.task(t++);
+  for (; t < end; ++t) {
+    const PlanTask& next = plan.task(t);
+    const bool continues = next.item == task.item && next.group_begin == task.group_begin &&
+                           next.column_begin == task.column_end;
+    if (!continues) break;
     task.column_end = next.column_end;
-    return true;
   }
-  const bool same_columns =
-      next.column_begin == task.column_begin && next.column_end == task.column_end;
-  if (same_columns) task.group_end = next.group_end;
-  return same_columns;
+  return task;
+}
+
+// The largest rectangle that begins with task `t`; moves `t` behind it.
+PlanTask take_rectangle(const PlanReader& plan, int64_t& t, int64_t end) {
+  PlanTask task = take_group(plan, t, end);
+  while (t < end) {
+    int64_t after = t;
+    const PlanTask next = take_group(plan, after, end);
+    if (next.item != task.item || next.column_begin != task.column_begin ||
+        next.column_end != task.column_end)
+      break;
+    task.group_end = next.group_end;
+    t = after;
+  }
+  return task;
 }
 
 template <typename scalar_t>
 OSKT_SIMD_CLONES void run_tasks(const PlanReader& plan, const scalar_t* source, scalar_t* student,
-                                int64_t begin, int64_t end) {
-  std::vector<acc_of<scalar_t>> scratch;
+                                int64_t begin, int64_t end, Workspace& workspace) {
   for (int64_t t = begin; t < end;) {
-    PlanTask task = plan.task(t++);
-    while (t < end && extend(task, plan.task(t))) ++t;
+    const PlanTask task = take_rectangle(plan, t, end);
     const PlanItem& item = plan.item(task.item);
-    const scalar_t* from = source + item.source_at;
-    scalar_t* to = student + item.student_at;
-    if (item.source_columns * item.area == 1 && item.column_kind == kIdentity)
-      run_vector(plan, item, task, from, to);
-    else
-      run_matrix(plan, item, task, from, to, scratch);
+    run_task(plan, item, task, source + item.source_at, student + item.student_at, workspace);
   }
 }
 
@@ -248,14 +189,18 @@ Tensor expand_cpu(Tensor source, Tensor table, Tensor coefficient, Tensor transp
                   Tensor transposed_coefficient, int64_t student_numel) {
   check_plan(source, table, coefficient, student_numel);
   Tensor student = torch::stable::new_empty(source, {student_numel});
+  expect_writes(student);
   const PlanReader plan{table.const_data_ptr<int64_t>(), coefficient.const_data_ptr<double>()};
   dispatch_floating("expand", source.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     const auto* from = static_cast<const scalar_t*>(source.const_data_ptr());
     auto* to = static_cast<scalar_t*>(student.mutable_data_ptr());
-    // A task is some microseconds of work; fewer than eight are not worth waking a thread.
-    torch::stable::parallel_for(0, plan.header().num_tasks, 8, [&](int64_t begin, int64_t end) {
-      run_tasks(plan, from, to, begin, end);
+    // Runs of tasks long enough to be worth a thread, short enough that threads end together.
+    const int64_t tasks = plan.header().num_tasks;
+    const int64_t run = std::max<int64_t>(kLeastTasks, tasks / (4 * num_workers()));
+    for_each_task((tasks + run - 1) / run, [&](int64_t part, int64_t) {
+      run_tasks(plan, from, to, part * run, std::min(tasks, (part + 1) * run),
+                Workspace::of_this_thread());
     });
   });
   return student;

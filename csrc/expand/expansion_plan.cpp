@@ -43,6 +43,17 @@ struct Map {
   int64_t entries() const { return static_cast<int64_t>(offsets.size()) - 1; }
 };
 
+Map identity_map(int64_t size) {
+  Map map;
+  map.size = size;
+  for (int32_t i = 0; i < size; ++i) {
+    map.index.push_back(i);
+    map.weight.push_back(1.0);
+    map.offsets.push_back(i + 1);
+  }
+  return map;
+}
+
 struct Item {
   int64_t rows, columns, area;  // rows and columns are positions in the list of maps
 };
@@ -302,8 +313,8 @@ class ExpansionPlan {
 
   ExpansionPlan(const std::vector<MapParts>& map_parts, const std::vector<ItemParts>& item_parts)
       : maps_(checked_maps(map_parts)),
+        items_(turned(checked_items(item_parts, maps_), maps_)),
         transposed_maps_(transposed_maps(maps_)),
-        items_(checked_items(item_parts, maps_)),
         forward_(maps_, items_),
         backward_(transposed_maps_, items_) {}
 
@@ -353,8 +364,35 @@ class ExpansionPlan {
     return items;
   }
 
-  std::vector<Map> maps_, transposed_maps_;
+  // An item with one column is turned: its rows become the columns of a matrix of one row, where a
+  // sum needs no pass over a row for each of its terms. Neighbours that are read alike, such as the
+  // vectors of a norm, become rows of one matrix.
+  static std::vector<Item> turned(const std::vector<Item>& items, std::vector<Map>& maps) {
+    std::vector<Item> result;
+    std::map<int64_t, int64_t> identity;  // size -> position in maps
+    for (size_t i = 0; i < items.size();) {
+      size_t end = i + 1;
+      const Item& item = items[i];
+      const Map& columns = maps[item.columns];
+      if (columns.size != 1 || columns.entries() != 1 || column_kind(columns) != kIdentity) {
+        result.push_back(items[i++]);
+        continue;
+      }
+      while (end < items.size() && items[end].rows == item.rows && items[end].area == item.area &&
+             items[end].columns == item.columns)
+        ++end;
+      const auto count = static_cast<int64_t>(end - i);
+      const auto [found, is_new] = identity.try_emplace(count, maps.size());
+      if (is_new) maps.push_back(identity_map(count));
+      result.push_back({found->second, item.rows, item.area});
+      i = end;
+    }
+    return result;
+  }
+
+  std::vector<Map> maps_;
   std::vector<Item> items_;
+  std::vector<Map> transposed_maps_;
   Packer forward_, backward_;
 };
 

@@ -2,19 +2,24 @@
 //
 // Bound by bytes: the teacher and the chain are read once, both gradients written once. A task
 // walks its clusters in strips of kStrip columns, so that the chain row and the sum of its
-// residuals stay in L1 while the members stream by. Everything between load and store is float64:
-// the conversions hide behind memory, and a loss near zero or a cancelling chain gradient keeps its
-// digits.
+// residuals stay in L1 while the members stream by. A strip is too short for the processor to see a
+// stream in it, so the next member's is fetched meanwhile; a teacher's gradient larger than the
+// caches goes past them. Everything between load and store is float64: the conversions hide behind
+// memory, and a loss near zero or a cancelling chain gradient keeps its digits.
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common/simd.h"
+#include "common/stream_copy.h"
 #include "glue/checks.h"
+#include "glue/fresh_memory.h"
+#include "glue/parallel.h"
 #include "refine/refining_loss.h"
 
 namespace oskt {
@@ -22,8 +27,9 @@ namespace {
 
 using namespace oskt::refine;
 
-constexpr int64_t kStrip = 512;
-constexpr int64_t kLanes = 8;  // independent sums, so that the loop has no chain of additions
+constexpr int64_t kStrip = 2048;
+constexpr int64_t kBlock = 64;  // columns between two looks at memory
+constexpr int64_t kLanes = 32;  // independent sums, so that the loop has no chain of additions
 
 // Half types convert from float only.
 template <typename scalar_t>
@@ -34,43 +40,74 @@ OSKT_INLINE scalar_t store(double value) {
     return static_cast<scalar_t>(static_cast<float>(value));
 }
 
+// One cluster's strip of columns: its chain row, and the sum of its members' residuals.
+struct Strip {
+  double center[kStrip], sum[kStrip];
+  double lanes[kLanes] = {};  // sums of squares
+};
+
+// Adds one member's strip of `width` columns and writes its gradient, where asked for; fetches
+// `next`, the strip that comes after it.
+template <typename scalar_t, bool kTeacher, bool kChain>
+OSKT_INLINE void add_member(Strip& strip, int64_t width, double factor, const scalar_t* teacher,
+                            const scalar_t* next, scalar_t* gradient, bool streamed) {
+  constexpr int64_t kLine = 64 / sizeof(scalar_t);
+  scalar_t block[kBlock];
+  double lanes[kLanes];
+  std::copy(strip.lanes, strip.lanes + kLanes, lanes);
+  for (int64_t first = 0; first < width; first += kBlock) {
+    const int64_t count = std::min(kBlock, width - first), whole = count - count % kLanes;
+    for (int64_t e = 0; e < count; e += kLine) __builtin_prefetch(next + first + e, 0, 3);
+    scalar_t* to = streamed ? block : gradient + first;
+    const auto step = [&](int64_t e, double& lane) {
+      const double residual = static_cast<double>(teacher[first + e]) - strip.center[first + e];
+      lane += residual * residual;
+      if constexpr (kChain) strip.sum[first + e] += residual;
+      if constexpr (kTeacher) to[e] = store<scalar_t>(factor * residual);
+    };
+    for (int64_t e = 0; e < whole; e += kLanes) {
+#pragma omp simd
+      for (int64_t lane = 0; lane < kLanes; ++lane) step(e + lane, lanes[lane]);
+    }
+    for (int64_t e = whole; e < count; ++e) step(e, lanes[e - whole]);
+    if (kTeacher && streamed) stream_copy(gradient + first, block, count * sizeof(scalar_t));
+  }
+  std::copy(lanes, lanes + kLanes, strip.lanes);
+}
+
 // Writes the gradients of one task, where asked for, and returns its sum of squared residuals.
 template <typename scalar_t, bool kTeacher, bool kChain>
 OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task, double factor,
                             const scalar_t* teacher, scalar_t* teacher_gradient,
-                            const scalar_t* chain, scalar_t* chain_gradient) {
+                            const scalar_t* chain, scalar_t* chain_gradient, bool streamed) {
   const LossItem& item = plan.item(task.item);
   const int64_t* starts = plan.table + item.starts_at;
   const int64_t* members = plan.table + item.members_at;
-  double lanes[kLanes] = {}, center[kStrip], sum[kStrip];
+  Strip strip;
   for (int64_t k = task.cluster_begin; k < task.cluster_end; ++k)
     for (int64_t d = task.column_begin; d < task.column_end; d += kStrip) {
       const int64_t width = std::min(kStrip, task.column_end - d);
-      const int64_t whole = width - width % kLanes;
-      const scalar_t* from = chain + item.chain_at + k * item.row_length + d;
-      for (int64_t e = 0; e < width; ++e) center[e] = static_cast<double>(from[e]);
-      for (int64_t e = 0; kChain && e < width; ++e) sum[e] = 0.0;
+      const int64_t chain_at = item.chain_at + k * item.row_length + d;
+      for (int64_t e = 0; e < width; ++e)
+        strip.center[e] = static_cast<double>(chain[chain_at + e]);
+      for (int64_t e = 0; kChain && e < width; ++e) strip.sum[e] = 0.0;
       for (int64_t m = starts[k]; m < starts[k + 1]; ++m) {
         const int64_t at = members[m] * item.row_length + d;
-        const auto step = [&](int64_t e, double& lane) {
-          const double residual = static_cast<double>(teacher[at + e]) - center[e];
-          lane += residual * residual;
-          if constexpr (kChain) sum[e] += residual;
-          if constexpr (kTeacher) teacher_gradient[at + e] = store<scalar_t>(factor * residual);
-        };
-        for (int64_t e = 0; e < whole; e += kLanes) {
-#pragma omp simd
-          for (int64_t lane = 0; lane < kLanes; ++lane) step(e + lane, lanes[lane]);
-        }
-        for (int64_t e = whole; e < width; ++e) step(e, lanes[e - whole]);
+        // After a strip's last member: its first one in the next strip, or the next cluster's.
+        const bool last = m + 1 == starts[k + 1], more = d + kStrip < task.column_end;
+        const int64_t then = !last ? m + 1 : more ? starts[k] : std::min(m + 1, item.rows - 1);
+        const int64_t then_at = members[then] * item.row_length + (!last  ? d
+                                                                   : more ? d + kStrip
+                                                                          : task.column_begin);
+        add_member<scalar_t, kTeacher, kChain>(
+            strip, width, factor, teacher + at, teacher + then_at,
+            kTeacher ? teacher_gradient + at : nullptr, streamed);
       }
-      if constexpr (kChain) {
-        scalar_t* to = chain_gradient + item.chain_at + k * item.row_length + d;
-        for (int64_t e = 0; e < width; ++e) to[e] = store<scalar_t>(-factor * sum[e]);
-      }
+      for (int64_t e = 0; kChain && e < width; ++e)
+        chain_gradient[chain_at + e] = store<scalar_t>(-factor * strip.sum[e]);
     }
   double total = 0.0;
-  for (double lane : lanes) total += lane;
+  for (double lane : strip.lanes) total += lane;
   return total;
 }
 
@@ -81,30 +118,52 @@ struct Buffers {
   std::vector<scalar_t*> teacher_gradient;
   const scalar_t* chain;
   scalar_t* chain_gradient;
+  bool streamed;  // teacher_gradient goes past the caches
 };
 
+// Whether task `t` is a further stretch of the columns of the clusters of the task before it.
+bool continues(const LossReader& plan, int64_t t) {
+  if (t == 0 || t == plan.header().num_tasks) return false;
+  const LossTask &last = plan.task(t - 1), &task = plan.task(t);
+  return task.item == last.item && task.cluster_begin == last.cluster_begin &&
+         task.column_begin == last.column_end;
+}
+
+// The tasks [begin, end), those that belong together as one: rows that are read whole cost fewer
+// page table walks. Neither bound may cut such a run, so that no sum depends on the bounds.
 template <typename scalar_t, bool kTeacher, bool kChain>
 OSKT_SIMD_CLONES void run_tasks(const LossReader& plan, const double* weight, double scale,
                                 const Buffers<scalar_t>& buffers, double* partial, int64_t begin,
                                 int64_t end) {
-  for (int64_t t = begin; t < end; ++t) {
-    const LossTask& task = plan.task(t);
+  for (int64_t t = begin; t < end;) {
+    double* sum = partial + t;
+    LossTask task = plan.task(t++);
+    for (; continues(plan, t); ++t) task.column_end = plan.task(t).column_end;
     const double factor = scale * weight[task.item];
     scalar_t* teacher_gradient = kTeacher ? buffers.teacher_gradient[task.item] : nullptr;
-    partial[t] = factor * run_task<scalar_t, kTeacher, kChain>(
-                              plan, task, 2.0 * factor, buffers.teacher[task.item],
-                              teacher_gradient, buffers.chain, buffers.chain_gradient);
+    *sum = factor * run_task<scalar_t, kTeacher, kChain>(
+                        plan, task, 2.0 * factor, buffers.teacher[task.item], teacher_gradient,
+                        buffers.chain, buffers.chain_gradient, buffers.streamed);
   }
+  stream_fence();
 }
 
 template <typename scalar_t>
 double run(const LossReader& plan, const double* weight, double scale,
            const Buffers<scalar_t>& buffers) {
-  std::vector<double> partial(plan.header().num_tasks);
+  const int64_t tasks = plan.header().num_tasks;
+  std::vector<double> partial(tasks);
+  const auto bound = [&](int64_t t) {
+    while (continues(plan, t)) ++t;
+    return t;
+  };
   const auto body = [&](auto teacher, auto chain) {
-    torch::stable::parallel_for(0, plan.header().num_tasks, 4, [&](int64_t begin, int64_t end) {
+    // Runs long enough to be worth a thread, short enough that threads end together.
+    const int64_t run = std::max<int64_t>(4, tasks / (8 * num_workers()));
+    for_each_task((tasks + run - 1) / run, [&](int64_t part, int64_t) {
       run_tasks<scalar_t, decltype(teacher)::value, decltype(chain)::value>(
-          plan, weight, scale, buffers, partial.data(), begin, end);
+          plan, weight, scale, buffers, partial.data(), bound(part * run),
+          bound(std::min(tasks, (part + 1) * run)));
     });
   };
   const bool teacher = !buffers.teacher_gradient.empty(), chain = buffers.chain_gradient;
@@ -144,6 +203,23 @@ void check_plan(const std::vector<Tensor>& teacher, const Tensor& chain, const T
           plan.item(i).rows * plan.item(i).row_length, " elements, got ", teacher[i].numel(), ".");
 }
 
+// Zeroes the elements of `flat`, shaped like the chain, that belong to no item.
+template <typename scalar_t>
+void zero_gaps(const LossReader& plan, scalar_t* flat, int64_t numel) {
+  std::vector<std::pair<int64_t, int64_t>> runs{{numel, numel}};
+  for (int64_t i = 0; i < plan.header().num_items; ++i) {
+    const LossItem& item = plan.item(i);
+    const int64_t clusters = item.members_at - item.starts_at - 1;
+    runs.emplace_back(item.chain_at, item.chain_at + clusters * item.row_length);
+  }
+  std::sort(runs.begin(), runs.end());
+  int64_t end = 0;
+  for (const auto& [first, last] : runs) {
+    if (end < first) std::fill(flat + end, flat + first, scalar_t(0.0f));
+    end = std::max(end, last);
+  }
+}
+
 std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cpu(std::vector<Tensor> teacher,
                                                                   Tensor chain, Tensor table,
                                                                   Tensor weight, double scale,
@@ -157,7 +233,13 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cpu(std::vector<Te
     for (const Tensor& tensor : teacher)
       teacher_gradient.push_back(torch::stable::empty_like(tensor));
   Tensor chain_gradient =
-      torch::stable::new_zeros(chain, {chain_needs_gradient ? chain.numel() : 0});
+      torch::stable::new_empty(chain, {chain_needs_gradient ? chain.numel() : 0});
+  int64_t gradient_bytes = 0;
+  for (Tensor& tensor : teacher_gradient) {
+    expect_writes(tensor);
+    gradient_bytes += tensor.numel() * tensor.element_size();
+  }
+  expect_writes(chain_gradient);
   dispatch_floating("refining_loss", chain.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     Buffers<scalar_t> buffers;
@@ -168,8 +250,10 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cpu(std::vector<Te
     buffers.chain = static_cast<const scalar_t*>(chain.const_data_ptr());
     buffers.chain_gradient =
         chain_needs_gradient ? static_cast<scalar_t*>(chain_gradient.mutable_data_ptr()) : nullptr;
-    const double total = run(LossReader{table.const_data_ptr<int64_t>()},
-                             weight.const_data_ptr<double>(), scale, buffers);
+    buffers.streamed = gradient_bytes >= kStreamBytes;
+    const LossReader plan{table.const_data_ptr<int64_t>()};
+    if (chain_needs_gradient) zero_gaps(plan, buffers.chain_gradient, chain.numel());
+    const double total = run(plan, weight.const_data_ptr<double>(), scale, buffers);
     if (wide)
       *static_cast<double*>(loss.mutable_data_ptr()) = total;
     else

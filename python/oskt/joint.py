@@ -142,11 +142,14 @@ class Branch(nn.Module):
         untrained = torch.cat(marks) if marks else torch.empty(0, dtype=torch.bool)
         self.register_buffer("untrained", untrained, persistent=False)
 
-        layouts = coupling.layouts_of(WEIGHTS + VECTORS)
-        self.shapes = {t.name: coupling.shape(t.name, chain.widths) for t in layouts}
-        self.plan = expansion.plan(
-            reading.student(coupling, chain.partitions, chain.widths, "interpolate", layouts)
-        )
+        self.shapes, self.plans = [], []
+        for roles in (WEIGHTS, VECTORS):  # apart: joining their sources would copy every weight
+            layouts = coupling.layouts_of(roles)
+            self.shapes.append({t.name: coupling.shape(t.name, chain.widths) for t in layouts})
+            items = reading.student(
+                coupling, chain.partitions, chain.widths, "interpolate", layouts
+            )
+            self.plans.append(expansion.plan(items))
         self.refining, self.refined_names = expansion.refining_plan(
             coupling, chain.clusterings, coupling.layouts_of(WEIGHTS), form
         )
@@ -156,14 +159,16 @@ class Branch(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Branch:
         super()._apply(fn, recurse)
-        self.plan = self.plan.to(self.weights.device)
+        self.plans = [plan.to(self.weights.device) for plan in self.plans]
         self.refining = self.refining.to(self.weights.device)
         return self
 
     def tensors(self, teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The S-Student's parameters, differentiable in chain and teacher."""
-        flat = oskt_ext.expand(torch.cat([self.weights, self._vectors(teacher)]), self.plan)
-        tensors = expansion.split(flat, self.shapes)
+        tensors: dict[str, Tensor] = {}
+        sources = (self.weights, self._vectors(teacher))
+        for source, plan, shapes in zip(sources, self.plans, self.shapes):
+            tensors |= expansion.split(oskt_ext.expand(source, plan), shapes)
         return {name: tensors[name] if name in tensors else teacher[name] for name in self.supplied}
 
     def split_weights(self, flat: Tensor) -> dict[str, Tensor]:

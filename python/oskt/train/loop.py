@@ -128,7 +128,6 @@ def fit(
     }
     state = StateFile(out / "state.pt", objective, updater, identity)
     rate = learning_rate(recipe, 0)
-    layout = torch.channels_last if world.device.type == "cuda" else torch.preserve_format
 
     def done() -> int:
         return (at.epoch - 1) * steps + at.step
@@ -167,6 +166,7 @@ def fit(
             for images, ids, _ in islice(data.batches(at.epoch, at.step), max(0, end - at.step)):
                 seed_step(recipe.seed, world.rank, at.epoch, at.step + 1)
                 rate = learning_rate(recipe, at.epoch - 1 + at.step / steps)
+                layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
                 images = images.to(world.device, non_blocking=True, memory_format=layout)
                 with updater.autocast():
                     loss, parts = objective(images, ids, done() / total)
