@@ -4,6 +4,7 @@ is frozen with its reason. Never silently wrong."""
 from __future__ import annotations
 
 import functools
+import json
 import re
 
 import nets
@@ -13,6 +14,7 @@ import zoo
 import zoo_tokens
 
 from oskt.chain import WeightChain
+from oskt.coupling import Coupling
 from oskt.students import recalibrate
 from oskt.verification import TOLERANCE
 
@@ -138,6 +140,28 @@ def test_widths_that_code_wants_equal_keep_one_proportion(name):
     whole.student(widths={other: width})(example(name))
     with pytest.raises(ValueError, match=r"widths: .* must be \d+, as other layers of group"):
         whole.resolve(widths_={first: groups[first].size, other: width})
+
+
+@pytest.mark.parametrize("shape", ["uniform", "sensitivity"])
+@pytest.mark.parametrize("name", ALIKE)
+def test_budgets_keep_the_proportion(name, shape):
+    whole = chain(name, "nested")
+    limit = whole.costs(whole.groups)[0] / 2
+    sizes = whole.resolve(params=limit, shape=shape)
+    assert sizes == whole.coupling.alike(sizes) != whole.groups
+    student = whole.student(widths=sizes)
+    counted = [  # tables that no group touches are the same in every student, and left out
+        p.numel() for n, p in student.named_parameters()
+        if whole.coupling.layouts[n].role != "plain"
+    ]  # fmt: skip
+    assert whole.costs(sizes)[0] == sum(counted) <= limit
+    student(example(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_couplings_survive_json(name):
+    coupling = chain(name, "oskt").coupling
+    assert Coupling.from_json(json.loads(json.dumps(coupling.to_json()))) == coupling
 
 
 def test_groups_of_a_shuffle_are_the_true_ones():

@@ -65,8 +65,9 @@ class Sizes:
 
     @property
     def least(self) -> dict[str, int]:
-        """Free group -> the narrowest width that exists: M, or 1 per block in a nested chain."""
-        return {name: partition.least for name, partition in self.partitions.items()}
+        """Free group -> the narrowest width that exists: M, or one step in a nested chain."""
+        steps = {name: self.coupling.groups[name].step for name in self.partitions}
+        return {name: max(steps[name], part.least) for name, part in self.partitions.items()}
 
     @property
     def layouts(self) -> list[TensorLayout]:

@@ -38,13 +38,15 @@ def checked(
     """
     coupling = ties.tied(module, example_inputs, coupling)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    trial = _randomised(module, _inputs(coupling, generator, batch=2))
+    trial = randomised(module, random_inputs(coupling, generator, batch=2))
 
     def deviation_of(trial_coupling: Coupling, draws: int) -> float:
         worst = 0.0
         for _ in range(draws):
             chain = make_chain(trial, trial_coupling, random_clusterings(trial_coupling, rng), {})
-            worst = max(worst, _relative(chain, chain.groups, _inputs(trial_coupling, generator)))
+            worst = max(
+                worst, relative(chain, chain.groups, random_inputs(trial_coupling, generator))
+            )
         return worst
 
     def failure(trial_coupling: Coupling, draws: int) -> str | None:
@@ -91,7 +93,7 @@ def _readings(coupling: Coupling) -> Iterator[Coupling]:
 
 def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
     """(width label, relative deviation) of the chain's identity at several widths, in float64."""
-    inputs = _inputs(chain.coupling, torch.Generator().manual_seed(0), batch=2)
+    inputs = random_inputs(chain.coupling, torch.Generator().manual_seed(0), batch=2)
     exact = chain.to("cpu", torch.float64)
     rng = np.random.default_rng(0)
     mixed = {
@@ -108,13 +110,13 @@ def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
         "the teacher's width": exact.groups,
     }
     for label, sizes in trials.items():
-        yield label, _relative(exact, sizes, inputs)
+        yield label, relative(exact, sizes, inputs)
     if chain.kind == "oskt" and hasattr(chain.template, "scale_features"):
         worst = max(_cosines(exact, sizes, inputs) for sizes in trials.values())
         yield "cosines at all of these", worst
 
 
-def _inputs(coupling: Coupling, generator: torch.Generator, batch: int = 1) -> list[Tensor]:
+def random_inputs(coupling: Coupling, generator: torch.Generator, batch: int = 1) -> list[Tensor]:
     """Random arguments of the traced shapes, at least `batch` of them; whole numbers are 0 or 1."""
     shapes = [(max(batch, *shape[:1], 0), *shape[1:])[: len(shape)] for shape in coupling.inputs]
     return [
@@ -152,7 +154,7 @@ def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str
     return result
 
 
-def _randomised(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
+def randomised(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
     """A float64 copy whose vectors tell channels apart: fresh norms would hide a wrong coupling.
     Batch norms take their statistics from the inputs, or a deep network would forget those."""
     generator = torch.Generator().manual_seed(0)
@@ -184,7 +186,7 @@ def _run(module: nn.Module, inputs: Sequence[Tensor], forms: Sequence[bool]) -> 
     return outputs
 
 
-def _relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> float:
+def relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> float:
     """Largest deviation of a wide network from the narrow one whose channels it repeats.
 
     Published chain: the exact student of the given widths and the S-Student. Nested chain: the tied
