@@ -205,7 +205,8 @@ SHOWN = {
     "kmeans": ("ward+hartigan", ["gauss", "low-rank", "clustered"]),
     "merge_trees": ("ours", ["gauss", "low-rank", "clustered"]),
     "refining_loss": ("oskt", ["both", "chain"]),
-    "retrieval_metrics": ("ours", [""]),
+    "retrieval_metrics": ("ours", ["market_2048", "msmt17_2048"]),
+    "k_reciprocal": ("ours", ["small_2048", "market_2048"]),
     "refine_step": ("", ["chain-8", "chain-16", "chain-32", "nested-8"]),
 }  # fmt: skip
 WHAT = {
@@ -213,7 +214,8 @@ WHAT = {
     "kmeans": "`kmeans`, 53 ResNet-50 convolutions, K = rows/8",
     "merge_trees": "`merge_trees`, the same",
     "refining_loss": "`refining_loss`, ResNet-50",
-    "retrieval_metrics": "`retrieval_metrics`, 3368 x 15913 x 512",
+    "retrieval_metrics": "`retrieval_metrics`",
+    "k_reciprocal": "`k_reciprocal` and its metrics",
     "refine_step": "refinement step, ResNet-50, batch 16, 256x128",
 }
 
@@ -244,7 +246,8 @@ OTHER_WAYS = ("lloyd", "hartigan", "ward")  # our own slower or weaker settings
 
 
 def case_of(row: dict[str, Any]) -> str:
-    group, kind = row["group"] or "", row["parameters"].get("kind", "")
+    given = row["parameters"]
+    group, kind = row["group"] or "", given.get("kind", given.get("size", ""))
     return group if kind in ("oskt", "nested") else f"{group} {kind}".strip()  # a chain's is in it
 
 
