@@ -1,9 +1,10 @@
-"""Clustering of all 53 convolution weights of ResNet-50, K = rows / 8, as one batch.
+"""Clustering of all 53 convolution weights of ResNet-50, K = rows / 8, as one batch; many rows.
 
 Every row records `inertia`, the float64 sum of squares of its labels, beside its time: a fast
 answer that is a worse one shows. Peers run the same problems one by one, as they must: scikit-learn
-KMeans (greedy k-means++, one start) and Ward, and faiss k-means++ where it is installed. `gemm` is
-the roof: the Gram matrices alone, by torch.mm, twice the work that symmetry needs.
+KMeans (greedy k-means++, one start) and Ward, and faiss k-means++ where it is installed. `trained`
+are the weights that short_training.py leaves. `gemm` and `syrk` are roofs: the Gram matrices alone
+by torch.mm, twice the work that symmetry needs, and that half at the rate of a square sgemm.
 """
 
 from __future__ import annotations
@@ -13,18 +14,27 @@ from functools import cache
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from harness import DEVICE, synchronize
+from harness import DEVICE, sgemm_rate, synchronize
 from oskt_ext import kmeans
 from shapes import resnet50_convs
+from short_training import WEIGHTS
 
-DATA = ["gauss", "low-rank", "clustered"]
+DATA = ["gauss", "low-rank", "clustered", "trained"]
 
 
 @cache
 def problems(kind: str) -> tuple[list[Tensor], list[int]]:
     """Rows of every convolution, of about unit length, and the numbers of clusters."""
+    if kind == "trained":
+        if not WEIGHTS.exists():
+            pytest.skip(f"{WEIGHTS} is missing; run bench/short_training.py")
+        weights = load_file(WEIGHTS)
+        rows = [weights[f"{name}.weight"].flatten(1) for name, *_ in resnet50_convs()]
+        rows = [x / x.norm(dim=1).mean() for x in rows]
+        return [x.to(DEVICE) for x in rows], [len(x) // 8 for x in rows]
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -103,18 +113,35 @@ METHODS: dict[str, Labels] = {
 }
 
 
-@pytest.mark.parametrize("kind", DATA)
-@pytest.mark.parametrize("method", METHODS)
-def test_resnet50(benchmark, kind, method):
-    rows, k = problems(kind)
+def labels_timed(benchmark, method: str, rows: list[Tensor], k: list[int]) -> None:
+    """Times a method and notes the inertia of its labels; scikit-learn, in seconds, runs once."""
 
     def call() -> list[Tensor]:
         labels = METHODS[method](rows, k)
         synchronize()
         return labels
 
-    labels = benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+    rounds, warm_up = (1, 0) if method.startswith("sklearn") else (9, 1)
+    labels = benchmark.pedantic(call, rounds=rounds, warmup_rounds=warm_up)
     benchmark.extra_info["inertia"] = inertia_of(rows, labels, k)
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("method", METHODS)
+def test_resnet50(benchmark, kind, method):
+    labels_timed(benchmark, method, *problems(kind))
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="the direct route is on the CPU")
+@pytest.mark.parametrize("shape", [(50000, 64, 64), (20000, 512, 100)], ids=str)
+@pytest.mark.parametrize("method", ["lloyd", "hartigan", "sklearn", "faiss"])
+def test_many_rows(benchmark, shape, method):
+    """One problem of N rows of length D in K clusters, overlapping blobs: the direct route."""
+    n, d, k = shape
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(2 * k, d, generator=generator)
+    owner = torch.randint(2 * k, (n,), generator=generator)
+    labels_timed(benchmark, method, [centers[owner] + torch.randn(n, d, generator=generator)], [k])
 
 
 def test_gemm(benchmark):
@@ -125,5 +152,7 @@ def test_gemm(benchmark):
             torch.mm(x, x.T)
         synchronize()
 
-    benchmark.pedantic(call, rounds=3, warmup_rounds=1)
-    benchmark.extra_info["flop"] = sum(2 * len(x) * x.numel() for x in rows)
+    benchmark.pedantic(call, rounds=9, warmup_rounds=1)
+    flop = sum(len(x) * x.numel() for x in rows)
+    benchmark.extra_info["flop"] = 2 * flop
+    benchmark.extra_info["syrk_s"] = flop / sgemm_rate()

@@ -14,7 +14,10 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_rows(op: str, rows: Any) -> list[Tensor]:
-    """The matrices as tensors over the same memory, or a TypeError or ValueError in `op`'s name."""
+    """The matrices as tensors over the same memory, or a TypeError or ValueError in `op`'s name.
+
+    Their number of rows is left to `check_gram_rows`.
+    """
     if not isinstance(rows, (list, tuple)):
         raise TypeError(
             f"{op}: rows must be a list of matrices, got {type(rows).__name__}. "
@@ -39,12 +42,6 @@ def check_rows(op: str, rows: Any) -> list[Tensor]:
                 f"{op}: rows[{b}] must have rows and columns, got shape {tuple(tensor.shape)}. "
                 "Leave empty problems out."
             )
-        if tensor.shape[0] > MAX_ROWS:
-            gib = tensor.shape[0] ** 2 * 4 / 2**30
-            raise ValueError(
-                f"{op}: rows[{b}] must have at most {MAX_ROWS} rows, got {tensor.shape[0]}: "
-                f"the Gram matrix would take {gib:.1f} GiB in float32. Cluster a subset of rows."
-            )
         for name in ("dtype", "device"):
             if getattr(tensor, name) != getattr(tensors[0], name):
                 raise ValueError(
@@ -53,6 +50,16 @@ def check_rows(op: str, rows: Any) -> list[Tensor]:
                     "Convert with .to() or call once per kind."
                 )
     return tensors
+
+
+def check_gram_rows(op: str, b: int, tensor: Tensor, remedy: str) -> None:
+    """A ValueError if the Gram matrix of problem b would not fit."""
+    if tensor.shape[0] > MAX_ROWS:
+        gib = tensor.shape[0] ** 2 * 4 / 2**30
+        raise ValueError(
+            f"{op}: rows[{b}] must have at most {MAX_ROWS} rows, got {tensor.shape[0]}: "
+            f"the Gram matrix would take {gib:.1f} GiB in float32. {remedy}"
+        )
 
 
 def check_finite(op: str, name: str, finite: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oskt_ext._arrays import as_tensor, restorer
-from oskt_ext._rows import check_finite, check_rows
+from oskt_ext._rows import check_finite, check_gram_rows, check_rows
 
 _RANGES = {"n_init": (1, 2**20), "max_iter": (0, 2**30), "seed": (0, 2**63 - 1)}
 
@@ -41,15 +41,16 @@ def kmeans(
     max_iter: int = 100,
     seed: int = 0,
     generator: torch.Generator | None = None,
+    route: str = "auto",
 ) -> KMeansResult:
     """Partition the rows of every problem into k clusters of low within-cluster sum of squares.
 
     inertia = sum over clusters c of sum over members i of c of |x_i - mean_c|^2, a local minimum.
 
     Args:
-        rows: B arrays (N_b, D_b), 1 <= N_b <= 16384, of one dtype (float64, float32, float16 or
-            bfloat16) and one device, finite; strided arrays are copied. NumPy and CuPy arrays are
-            taken as they are.
+        rows: B arrays (N_b, D_b), N_b >= 1 (and <= 16384 on the Gram route), of one dtype (float64,
+            float32, float16 or bfloat16) and one device, finite; strided arrays are copied. NumPy
+            and CuPy arrays are taken as they are.
         k: B numbers of clusters, 1 <= k_b <= N_b.
         metric: "euclidean"; or "cosine": rows are divided by their length first (a zero row stays
             zero), and centers and inertia are those of the divided rows.
@@ -64,6 +65,12 @@ def kmeans(
             the plain Ward partition.
         seed: 0 <= seed < 2**63.
         generator: draws the seed in place of `seed`.
+        route: how distances are formed; the labels are the same to rounding. "gram" forms the Gram
+            matrix X X^T once, N^2 D / 2 multiply-adds and N^2 numbers, and no later step depends on
+            D. "direct" (CPU, not from "ward") forms them from the rows at every step, N K D
+            multiply-adds, in O(N + K D) memory beside the rows. "auto" goes direct, problem by
+            problem, where N > 16384, or where N > 4096 and N > 64 k; always "gram" from "ward" and
+            on CUDA.
 
     Returns:
         KMeansResult of arrays of the kind and on the device of rows; centers in their dtype. The
@@ -77,10 +84,10 @@ def kmeans(
         Every cluster has a member: an empty one takes the row farthest from its center. Ties go to
         the lower index. At convergence every label is that of the nearest center, to rounding.
         Bitwise repeatable on a device, whatever the number of threads and the rest of the batch.
-        The Gram matrix X X^T is formed once (sums in float32 for float32 and half types on the CPU,
-        float64 otherwise); every later step works on it alone and costs nothing in D. Memory: N^2
-        numbers per problem, K N per restart, 2 N^2 more per problem for "ward". Centers and inertia
-        are one float64 pass over the rows, never the expanded square.
+        Sums of products are in float32 for float32 and half types on the CPU, float64 otherwise;
+        means, centers and inertia are float64 passes over the rows, never the expanded square.
+        Memory on the Gram route: N^2 numbers, K N per restart and N^2 more for "ward", for each of
+        threads + 1 problems at a time (CPU), or for every problem at once (CUDA).
         The check for NaN and Inf waits for the device once; under torch.compile it is left out and
         the inertia of such a problem is NaN.
 
@@ -104,6 +111,7 @@ def kmeans(
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     for name, value in (("n_init", n_init), ("max_iter", max_iter), ("seed", seed)):
         _check_range(name, value)
+    _check_route(route, init, tensors)
     initial_centers: list[Tensor] = []
     if isinstance(init, str):
         _check_choice("init", init, ("k-means++", "ward"))
@@ -120,6 +128,7 @@ def kmeans(
         n_init,
         max_iter,
         seed,
+        route,
     )
     if not torch.compiler.is_compiling():
         check_finite("kmeans", "rows", inertia.isfinite())
@@ -168,6 +177,27 @@ def _check_centers(init: Any, k: Sequence[int], tensors: list[Tensor]) -> list[T
     return [center.detach().contiguous() for center in centers]
 
 
+def _check_route(route: Any, init: Any, tensors: list[Tensor]) -> None:
+    _check_choice("route", route, ("auto", "gram", "direct"))
+    ward = isinstance(init, str) and init == "ward"
+    on_cpu = tensors[0].device.type != "cuda"
+    if route == "direct" and (ward or not on_cpu):
+        reason = "init 'ward' works on the Gram matrix" if ward else "CUDA has the Gram route alone"
+        remedy = "Choose another init" if ward else "Move the rows to the CPU"
+        raise ValueError(
+            f"kmeans: route must be 'auto' or 'gram' here, got 'direct': {reason}. {remedy}."
+        )
+    if route == "direct" or (route == "auto" and on_cpu and not ward):
+        return
+    remedy = (
+        "Cluster a subset of rows, or take init='k-means++'."
+        if ward
+        else "Take route='direct' on the CPU."
+    )
+    for b, tensor in enumerate(tensors):
+        check_gram_rows("kmeans", b, tensor, remedy)
+
+
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"kmeans: {name} must be one of {choices}, got {value!r}. Choose one.")
@@ -196,6 +226,7 @@ def _(
     n_init: int,
     max_iter: int,
     seed: int,
+    route: str = "auto",
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     return (
         [row.new_empty(clusters, row.shape[1]) for row, clusters in zip(rows, k)],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oskt_ext._arrays import restorer
-from oskt_ext._rows import check_finite, check_rows
+from oskt_ext._rows import check_finite, check_gram_rows, check_rows
 
 
 class MergeTrees(NamedTuple):
@@ -61,8 +61,8 @@ def merge_trees(rows: Sequence[Any]) -> MergeTrees:
         rounding), which builds the same tree. Bitwise repeatable on a device, whatever the number
         of threads and the rest of the batch.
         O(N^2 D) for the Gram matrix X X^T (sums in float32 for float32 and half types on the CPU,
-        float64 otherwise), then O(N^2) whatever D is. Memory: N^2 numbers per problem, and N^2 more
-        per thread (CPU) or per problem (CUDA).
+        float64 otherwise), then O(N^2) whatever D is. Memory: 2 N^2 numbers for each of threads + 1
+        problems at a time (CPU), or for every problem (CUDA).
         The check for NaN and Inf waits for the device once; under torch.compile it is left out and
         the heights of such a problem are NaN.
 
@@ -77,6 +77,8 @@ def merge_trees(rows: Sequence[Any]) -> MergeTrees:
         ([0, 1, 2, 3], [-1, 0, 0, 1], [0.0, 90.25, 2.0, 0.5])
     """
     tensors = check_rows("merge_trees", rows)
+    for b, tensor in enumerate(tensors):
+        check_gram_rows("merge_trees", b, tensor, "Cluster a subset of rows.")
     order, parent, height = torch.ops.oskt_ext.merge_trees.default(
         [tensor.detach().contiguous() for tensor in tensors]
     )

@@ -330,7 +330,7 @@ def test_compiles_to_one_graph(device):
     assert torch.equal(result.inertia, expected.inertia)
 
 
-X = torch.zeros(6, 3)
+X, MANY = torch.zeros(6, 3), torch.zeros(1, 1).expand(16385, 1)
 ERRORS = [
     (X, [2], {}, TypeError, r"rows must be a list of matrices, got Tensor\. Pass \[matrix\]"),
     ([], [], {}, ValueError, r"rows must hold at least one matrix, got 0"),
@@ -338,7 +338,10 @@ ERRORS = [
     ([X.long()], [2], {}, TypeError, r"rows\[0\] must be float64, float32.*got torch.int64"),
     ([torch.zeros(4, 3, 3, 3)], [2], {}, ValueError, r"rank 2.*\(4, 3, 3, 3\).*\.flatten\(1\)"),
     ([torch.zeros(0, 3)], [1], {}, ValueError, r"must have rows and columns, got shape \(0, 3\)"),
-    ([torch.zeros(1, 1).expand(16385, 1)], [1], {}, ValueError, r"at most 16384 .*1\.0 GiB"),
+    ([X], [2], {"route": "elkan"}, ValueError, r"route must be one of .*got 'elkan'"),
+    ([X], [2], {"route": "direct", "init": "ward"}, ValueError, r"got 'direct': init 'ward' works"),
+    ([MANY], [1], {"route": "gram"}, ValueError, r"16384 .*1\.0 GiB.*Take route='direct'"),
+    ([MANY], [1], {"init": "ward"}, ValueError, r"16384 rows, got 16385.*take init='k-means\+\+'"),
     ([X, X.double()], [2, 2], {}, ValueError, r"rows\[1\] must have the dtype of rows\[0\]"),
     ([X, X.to("meta")], [2, 2], {}, ValueError, r"rows\[1\] must have the device of rows\[0\]"),
     ([X], 2, {}, TypeError, r"k must be a list of int, got 2"),
@@ -380,8 +383,9 @@ def test_rows_that_are_not_finite(device, dtype, value, init):
 
 def test_direct_calls_are_checked():
     operator = torch.ops.oskt_ext.kmeans.default
-    with pytest.raises((RuntimeError, ValueError), match="kmeans"):
-        operator([X], [9], "euclidean", "ward", [], "lloyd", 1, 1, 0)
+    for k, init, route in ((9, "ward", "auto"), (2, "ward", "direct"), (2, "k-means++", "fast")):
+        with pytest.raises((RuntimeError, ValueError), match=r"kmeans: (k|route)"):
+            operator([X], [k], "euclidean", init, [], "lloyd", 1, 1, 0, route)
 
 
 def test_docstring():

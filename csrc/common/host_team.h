@@ -53,10 +53,20 @@ class HostTeam {
   template <typename F>
   auto argmin(int64_t n, const F& f) {
     using T = decltype(f(int64_t{0}));
+    // The first strip that holds the minimum is searched again for its place.
+    constexpr int64_t kStrip = 256;
     T best = kInfinity<T>;
-#pragma omp simd reduction(min : best)
-    for (int64_t i = 0; i < n; ++i) best = std::min(best, f(i));
     int64_t index = 0;
+    for (int64_t first = 0; first < n; first += kStrip) {
+      const int64_t last = std::min(first + kStrip, n);
+      T lowest = kInfinity<T>;
+#pragma omp simd reduction(min : lowest)
+      for (int64_t i = first; i < last; ++i) lowest = std::min(lowest, f(i));
+      if (first == 0 || lowest < best) {
+        best = lowest;
+        index = first;
+      }
+    }
     while (index < n && !(f(index) == best)) ++index;
     return Candidate<T>{best, index < n ? index : 0};
   }
@@ -101,12 +111,12 @@ class HostTeam {
   }
 
   void count(int64_t n, int64_t k, const int32_t* label, int32_t* size) {
-    std::fill(size, size + k, 0);
+    std::fill_n(size, k, 0);
     for (int64_t i = 0; i < n; ++i) ++size[label[i]];
   }
 
   void members(int64_t n, int64_t k, const int32_t* label, int32_t* start, int32_t* order) {
-    std::fill(start, start + k + 1, 0);
+    std::fill_n(start, k + 1, 0);
     for (int64_t i = 0; i < n; ++i) ++start[label[i] + 1];
     for (int64_t c = 0; c < k; ++c) start[c + 1] += start[c];
     for (int64_t i = 0; i < n; ++i) order[start[label[i]]++] = static_cast<int32_t>(i);

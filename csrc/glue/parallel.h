@@ -3,6 +3,10 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -40,14 +44,21 @@ class Scratch {
     if (bytes > bytes_) {
       std::free(data_);
       bytes_ = 0;
-      data_ = std::aligned_alloc(64, bytes);
+      // Large blocks lie on huge pages where the system has them: fresh memory costs by the page.
+      const std::size_t page = bytes < kHugePage ? 64 : kHugePage;
+      data_ = std::aligned_alloc(page, (bytes + page - 1) / page * page);
       if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+      if (page == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
       bytes_ = bytes;
     }
     return static_cast<T*>(data_);
   }
 
  private:
+  static constexpr std::size_t kHugePage = 2 << 20;
+
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
 };

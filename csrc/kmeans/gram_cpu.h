@@ -1,15 +1,19 @@
-// The Gram stage on the CPU: G = X X^T of every problem of a ragged batch, spread over threads by
-// tiles. A sum depends on its rows alone: results depend neither on threads nor on the batch.
+// The Gram stages on the CPU: G = X X^T of every problem of a ragged batch, in tiles that any
+// thread may take. A sum depends on its rows alone: results depend neither on threads nor on the
+// batch.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <numeric>
 #include <vector>
 
 #include "common/gemm_nt.h"
 #include "glue/checks.h"
-#include "glue/parallel.h"
+#include "glue/stages.h"
+#include "kmeans/rows_simd.h"
 
 namespace oskt::kmeans {
 
@@ -24,7 +28,9 @@ struct RowProblem {
   int64_t n, dims;
   std::vector<double> scale;  // n
   std::vector<T> offset;      // dims
-  T* gram;                    // n x n
+  std::unique_ptr<Scratch> panels_memory, gram_memory;
+  T* panels;  // every row, packed
+  T* gram;    // n x n
 
   void set_rows(const Tensor& tensor) {
     rows = static_cast<const S*>(tensor.const_data_ptr());
@@ -34,12 +40,28 @@ struct RowProblem {
     offset.assign(dims, T(0));
   }
 
-  double scaled(int64_t i, int64_t d) const {
-    return static_cast<double>(rows[i * dims + d]) * scale[i];
+  int64_t tiles() const { return (n + kTile - 1) / kTile; }
+  int64_t tile_rows(int64_t tile) const { return std::min(kTile, n - tile * kTile); }
+
+  // Row i in T: where it lies, or converted into `buffer`.
+  const T* row(int64_t i, T* buffer) const {
+    if constexpr (std::is_same_v<S, T>) {
+      return rows + i * dims;
+    } else {
+      for (int64_t d = 0; d < dims; ++d) buffer[d] = static_cast<T>(rows[i * dims + d]);
+      return buffer;
+    }
   }
 
-  T value(int64_t i, int64_t d) const {
-    return static_cast<T>(rows[i * dims + d]) * static_cast<T>(scale[i]) - offset[d];
+  // Packs `count` rows from `first`, a multiple of the panel width. `buffer` holds a panel of rows.
+  void pack(int64_t first, int64_t count, T* buffer, T* out) const {
+    constexpr int64_t kWidth = kPanelWidth<T>;
+    const T* lines[kWidth];
+    for (int64_t i = first; i < first + count; i += kWidth, out += kWidth * dims) {
+      const int64_t filled = std::min(kWidth, first + count - i);
+      for (int64_t r = 0; r < filled; ++r) lines[r] = row(i + r, buffer + r * dims);
+      pack_panel(lines, filled, dims, scale.data() + i, offset.data(), out);
+    }
   }
 };
 
@@ -53,30 +75,27 @@ std::vector<int64_t> by_cost(const std::vector<Problem>& problems, const Cost& c
   return order;
 }
 
-// Scales every row to length 1; zero rows stay.
+// Scales every row to length 1 under cosine; zero rows stay. Then takes the mean off where it
+// outweighs the spread, rounded to a power of two no coarser than the spread: integers and other
+// exact inputs stay exact, and ties stay ties.
 template <typename S, typename T>
-void find_scale(RowProblem<S, T>& p) {
-  for (int64_t i = 0; i < p.n; ++i) {
-    double square = 0;
-    for (int64_t d = 0; d < p.dims; ++d) square += p.scaled(i, d) * p.scaled(i, d);
-    if (square > 0) p.scale[i] = 1.0 / std::sqrt(square);
-  }
-}
-
-// Takes the mean off where it outweighs the spread, rounded to a power of two no coarser than the
-// spread: integers and other exact inputs stay exact, and ties stay ties.
-template <typename S, typename T>
-void find_offset(RowProblem<S, T>& p) {
+void find_scale_and_offset(RowProblem<S, T>& p, bool cosine) {
   std::vector<double> sum(p.dims, 0.0);
+  std::vector<T> buffer(p.dims);
   double squares = 0;
   for (int64_t i = 0; i < p.n; ++i) {
-    const S* row = p.rows + i * p.dims;
-    const double scale = p.scale[i];
-#pragma omp simd reduction(+ : squares)
-    for (int64_t d = 0; d < p.dims; ++d) {
-      const double value = static_cast<double>(row[d]) * scale;
-      sum[d] += value;
-      squares += value * value;
+    const T* row = p.row(i, buffer.data());
+    if (cosine) {
+      const double square = add_row(row, p.dims, 1.0, sum.data());
+      if (square > 0) p.scale[i] = 1.0 / std::sqrt(square);
+    } else {
+      squares += add_row(row, p.dims, 1.0, sum.data());
+    }
+  }
+  if (cosine) {
+    std::fill(sum.begin(), sum.end(), 0.0);
+    for (int64_t i = 0; i < p.n; ++i) {
+      squares += add_row(p.row(i, buffer.data()), p.dims, p.scale[i], sum.data());
     }
   }
   double mean_squares = 0;
@@ -89,59 +108,72 @@ void find_offset(RowProblem<S, T>& p) {
   }
 }
 
-// Forms the Gram matrix of p.gram from packed rows, which are left in `panels`.
+// One tile of the Gram matrix on or below the diagonal, and its mirror image.
 template <typename S, typename T>
-void find_gram(RowProblem<S, T>& p, T* panels) {
-  const int64_t tiles = (p.n + kTile - 1) / kTile;
-  const auto rows_of = [&p](int64_t tile) { return std::min(kTile, p.n - tile * kTile); };
-  for_each_task(tiles, [&](int64_t tile, int64_t) {
-    const int64_t first = tile * kTile;
-    gemm_pack<T>(
-        rows_of(tile), p.dims, [&](int64_t i, int64_t d) { return p.value(first + i, d); },
-        panels + first * p.dims);
-  });
-  for_each_task(tiles * (tiles + 1) / 2, [&](int64_t task, int64_t) {
-    int64_t i = 0;
-    while ((i + 1) * (i + 2) / 2 <= task) ++i;
-    const int64_t j = task - i * (i + 1) / 2;
-    T* block = p.gram + i * kTile * p.n + j * kTile;
-    gemm_nt(panels + i * kTile * p.dims, rows_of(i), panels + j * kTile * p.dims, rows_of(j),
-            p.dims, block, p.n, i == j);
-    T* mirror = p.gram + j * kTile * p.n + i * kTile;
-    for (int64_t s = 0; s < rows_of(j); ++s) {
-      for (int64_t r = i == j ? s + 1 : 0; r < rows_of(i); ++r) {
-        mirror[s * p.n + r] = block[r * p.n + s];
-      }
-    }
-  });
+void find_gram_tile(RowProblem<S, T>& p, int64_t task, Scratch& scratch) {
+  int64_t i = 0;
+  while ((i + 1) * (i + 2) / 2 <= task) ++i;
+  const int64_t j = task - i * (i + 1) / 2;
+  constexpr int64_t kStride = kTile + 64 / sizeof(T);  // lines of a column fall into many sets
+  T* block = scratch.template at_least<T>(kTile * kStride);
+  gemm_nt(p.panels + i * kTile * p.dims, p.tile_rows(i), p.panels + j * kTile * p.dims,
+          p.tile_rows(j), p.dims, block, kStride, i == j);
+  write_mirrored(block, kStride, p.tile_rows(i), p.tile_rows(j), i == j,
+                 p.gram + i * kTile * p.n + j * kTile, p.gram + j * kTile * p.n + i * kTile, p.n);
 }
 
-// Every Gram matrix of a batch, alive as long as this is. `visit(b, panels)` sees each problem's
-// packed rows before the next problem's take their place.
-template <typename T>
+// The Gram matrices of a batch as stages; a problem's matrix lives from `open` to `close`.
+template <typename S, typename T>
 class HostGrams {
  public:
-  template <typename Problem, typename Visit>
-  void find(std::vector<Problem>& problems, bool cosine, const Visit& visit) {
-    for_each_task(static_cast<int64_t>(problems.size()), [&](int64_t b, int64_t) {
-      if (cosine) find_scale(problems[b]);
-      find_offset(problems[b]);
-    });
-    int64_t total = 0;
-    for (const Problem& p : problems) total += p.n * p.n;
-    T* next = entries_.template at_least<T>(total);
-    for (std::size_t b = 0; b < problems.size(); ++b) {
-      Problem& p = problems[b];
-      p.gram = next;
-      next += p.n * p.n;
-      T* panels = panels_.template at_least<T>(gemm_panel_size<T>(p.n, p.dims));
-      find_gram(p, panels);
-      visit(b, panels);
-    }
+  explicit HostGrams(bool cosine) : cosine_(cosine), workers_(num_workers()) {}
+
+  // `problems` may be of a class that extends RowProblem.
+  template <typename Problem>
+  std::vector<Stage> stages(std::vector<Problem>& problems) {
+    const auto open = [&](int64_t b, int64_t, int64_t) {
+      RowProblem<S, T>& p = problems[b];
+      find_scale_and_offset(p, cosine_);
+      p.panels_memory = borrow();
+      p.gram_memory = borrow();
+      p.panels = p.panels_memory->template at_least<T>(gemm_panel_size<T>(p.n, p.dims));
+      p.gram = p.gram_memory->template at_least<T>(p.n * p.n);
+    };
+    const auto pack = [&](int64_t b, int64_t tile, int64_t worker) {
+      const RowProblem<S, T>& p = problems[b];
+      T* buffer = workers_[worker].template at_least<T>(kPanelWidth<T> * p.dims);
+      p.pack(tile * kTile, p.tile_rows(tile), buffer, p.panels + tile * kTile * p.dims);
+    };
+    const auto multiply = [&](int64_t b, int64_t task, int64_t worker) {
+      find_gram_tile<S, T>(problems[b], task, workers_[worker]);
+    };
+    const auto tiles = [&](int64_t b) { return problems[b].tiles(); };
+    const auto pairs = [&](int64_t b) {
+      return problems[b].tiles() * (problems[b].tiles() + 1) / 2;
+    };
+    return {{[](int64_t) { return 1; }, open}, {tiles, pack}, {pairs, multiply}};
+  }
+
+  // Takes the memory of a problem back, for the next.
+  void close(RowProblem<S, T>& p) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(p.panels_memory));
+    free_.push_back(std::move(p.gram_memory));
   }
 
  private:
-  Scratch entries_, panels_;
+  std::unique_ptr<Scratch> borrow() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<Scratch>();
+    std::unique_ptr<Scratch> memory = std::move(free_.back());
+    free_.pop_back();
+    return memory;
+  }
+
+  const bool cosine_;
+  std::vector<Scratch> workers_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> free_;
 };
 
 }  // namespace oskt::kmeans

@@ -95,6 +95,58 @@ struct Workspace {
   }
 };
 
+// Draws row i with probability minimum[i] / sum, from the inclusive prefix sums of the lanes.
+template <typename T>
+OSKT_HOST_DEVICE int64_t draw_row(int64_t n, const T* minimum, const double* lanes, double u) {
+  const int64_t count = n < kTeamLanes ? n : kTeamLanes;
+  const double target = u * lanes[count - 1];
+  int64_t low = 0, high = count - 1;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (lanes[middle] > target) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  double rest = target - (low > 0 ? lanes[low - 1] : 0.0);
+  int64_t drawn = low;
+  for (int64_t i = low; i < n; i += kTeamLanes) {
+    if (!(minimum[i] > 0)) continue;  // a chosen row, or its duplicate
+    drawn = i;
+    rest -= static_cast<double>(minimum[i]);
+    if (rest < 0) break;
+  }
+  return drawn;
+}
+
+// Candidates per step of greedy k-means++.
+OSKT_HOST_DEVICE int trials_of(int64_t k) {
+  return 2 + static_cast<int>(std::log(static_cast<double>(k)));
+}
+
+// Counts the clusters; an empty one takes the row farthest from its centre, from a cluster of more
+// than one. `minimum` holds the squared distances to the own centres.
+template <typename T, typename Team>
+OSKT_HOST_DEVICE void fill_empty(Team& team, int64_t n, int64_t k, int32_t* label, T* minimum,
+                                 int32_t* size) {
+  team.count(n, k, label, size);
+  const double empty = team.sum(k, [=](int64_t c) { return size[c] == 0 ? 1.0 : 0.0; });
+  if (empty == 0) return;
+  for (int64_t c = 0; c < k; ++c) {
+    if (size[c] != 0) continue;
+    const int64_t far =
+        team.argmin(n, [=](int64_t i) { return size[label[i]] > 1 ? -minimum[i] : kInfinity<T>; })
+            .index;
+    team.once([=] {
+      --size[label[far]];
+      size[c] = 1;
+      label[far] = static_cast<int32_t>(c);
+      minimum[far] = 0;
+    });
+  }
+}
+
 template <typename T, typename Team>
 class GramKmeans {
  public:
@@ -126,42 +178,18 @@ class GramKmeans {
 
   OSKT_HOST_DEVICE void start() {
     if (settings_.init == Init::kWard) {
-      ward_tree(team_, g_.entries, g_.n, w_.tree);
+      WardChain<T, Team>(team_, g_.entries, g_.n, w_.tree).grow();
       cut_tree(team_, g_.n, g_.k, w_.tree, w_.label);
       team_.count(g_.n, g_.k, w_.label, w_.size);
       return;
     }
     if (settings_.init == Init::kPlusPlus) seed_plus_plus();
-    repair();
-  }
-
-  // Draws row i with probability minimum[i] / sum, from the inclusive prefix sums of the lanes.
-  OSKT_HOST_DEVICE int64_t draw(double u) const {
-    const int64_t count = g_.n < kTeamLanes ? g_.n : kTeamLanes;
-    const double target = u * w_.lanes[count - 1];
-    int64_t low = 0, high = count - 1;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (w_.lanes[middle] > target) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    double rest = target - (low > 0 ? w_.lanes[low - 1] : 0.0);
-    int64_t drawn = low;
-    for (int64_t i = low; i < g_.n; i += kTeamLanes) {
-      if (!(w_.minimum[i] > 0)) continue;  // a chosen row, or its duplicate
-      drawn = i;
-      rest -= static_cast<double>(w_.minimum[i]);
-      if (rest < 0) break;
-    }
-    return drawn;
+    fill_empty(team_, g_.n, g_.k, w_.label, w_.minimum, w_.size);
   }
 
   OSKT_HOST_DEVICE void seed_plus_plus() {
     const int64_t n = g_.n, k = g_.k;
-    const int trials = 2 + static_cast<int>(std::log(static_cast<double>(k)));
+    const int trials = trials_of(k);
     const int64_t first = static_cast<int64_t>(uniform(settings_.seed, restart_, 0, 0) * n);
     team_.for_each(n, [=](int64_t i) {
       w_.minimum[i] = sq_dist(first, i);
@@ -175,7 +203,8 @@ class GramKmeans {
       int64_t chosen = step;
       double lowest = kInfinity<double>;
       for (int trial = 0; !spent && trial < trials; ++trial) {
-        const int64_t candidate = draw(uniform(settings_.seed, restart_, step, trial));
+        const int64_t candidate =
+            draw_row(n, w_.minimum, w_.lanes, uniform(settings_.seed, restart_, step, trial));
         const double potential = team_.sum(n, [=](int64_t i) {
           const T distance = sq_dist(candidate, i), kept = w_.minimum[i];
           return distance < kept ? distance : kept;
@@ -190,30 +219,6 @@ class GramKmeans {
         const T distance = sq_dist(chosen, i), kept = w_.minimum[i];
         w_.label[i] = distance < kept ? label : w_.label[i];
         w_.minimum[i] = distance < kept ? distance : kept;
-      });
-    }
-  }
-
-  // Counts the clusters; an empty one takes the row farthest from its centre, from a cluster of
-  // more than one.
-  OSKT_HOST_DEVICE void repair() {
-    team_.count(g_.n, g_.k, w_.label, w_.size);
-    const double empty = team_.sum(g_.k, [=](int64_t c) { return w_.size[c] == 0 ? 1.0 : 0.0; });
-    if (empty == 0) return;
-    for (int64_t c = 0; c < g_.k; ++c) {
-      if (w_.size[c] != 0) continue;
-      const int64_t far =
-          team_
-              .argmin(g_.n,
-                      [=](int64_t i) {
-                        return w_.size[w_.label[i]] > 1 ? -w_.minimum[i] : kInfinity<T>;
-                      })
-              .index;
-      team_.once([=] {
-        --w_.size[w_.label[far]];
-        w_.size[c] = 1;
-        w_.label[far] = static_cast<int32_t>(c);
-        w_.minimum[far] = 0;
       });
     }
   }
@@ -256,7 +261,7 @@ class GramKmeans {
         const T distance = w_.diagonal[i] + w_.minimum[i];
         w_.minimum[i] = distance > 0 ? distance : T(0);
       });
-      repair();
+      fill_empty(team_, g_.n, g_.k, w_.label, w_.minimum, w_.size);
       const double moved =
           team_.sum(n, [=](int64_t i) { return w_.label[i] != w_.previous[i] ? 1.0 : 0.0; });
       if (moved == 0) return iteration + 1;

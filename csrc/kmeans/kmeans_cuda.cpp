@@ -60,9 +60,11 @@ int64_t lay_out(char* base, std::vector<DeviceProblem>& table, DeviceBatch& batc
 
 Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string metric,
                    std::string init, std::vector<Tensor> initial_centers, std::string algorithm,
-                   int64_t n_init, int64_t max_iter, int64_t seed) {
-  const Arguments arguments =
-      check_arguments(rows, k, metric, init, initial_centers, algorithm, n_init, max_iter, seed);
+                   int64_t n_init, int64_t max_iter, int64_t seed, std::string route) {
+  check(route != "direct",
+        "kmeans: route must be 'auto' or 'gram' on CUDA, got 'direct'. Move the rows to the CPU.");
+  const Arguments arguments = check_arguments(rows, k, metric, init, initial_centers, algorithm,
+                                              n_init, max_iter, seed, "gram");
   const auto size = static_cast<int64_t>(rows.size());
   const torch::stable::accelerator::DeviceGuard guard(rows[0].get_device_index());
   std::vector<Tensor> centers, labels;

@@ -1,5 +1,5 @@
 // Merge trees on the CPU; see merge_trees.h for the contract. Gram matrices are spread over threads
-// by tiles; a tree is grown on one thread, the longest first.
+// by tiles; a tree is grown on one thread while others go on, the longest first.
 
 #include <torch/csrc/stable/library.h>
 
@@ -30,28 +30,27 @@ namespace {
 template <typename S, typename T>
 void grow(const std::vector<Tensor>& rows, MergeTrees& trees) {
   std::vector<RowProblem<S, T>> problems(rows.size());
-  std::vector<Dendrogram> out;
-  for (std::size_t b = 0; b < rows.size(); ++b) {
-    problems[b].set_rows(rows[b]);
-    out.push_back(dendrogram_of(trees, b));
-  }
-  HostGrams<T> grams;
-  grams.find(problems, false, [](std::size_t, const T*) {});
-  const auto longest = by_cost(problems, [](const RowProblem<S, T>& p) { return p.n; });
+  for (std::size_t b = 0; b < rows.size(); ++b) problems[b].set_rows(rows[b]);
   std::vector<Scratch> workers(num_workers());
-  for_each_task(static_cast<int64_t>(problems.size()), [&](int64_t task, int64_t worker) {
-    const int64_t b = longest[task];
-    WardTree<T> tree;
-    Layout measure{nullptr, 0};
-    tree.lay_out(measure, problems[b].n);
-    Layout layout{workers[worker].template at_least<char>(measure.used), 0};
-    tree.lay_out(layout, problems[b].n);
-    grow_host(problems[b].gram, problems[b].n, tree, out[b]);
-  });
+  HostGrams<S, T> grams(false);
+  std::vector<Stage> stages = grams.stages(problems);
+  stages.push_back({[](int64_t) { return 1; },
+                    [&](int64_t b, int64_t, int64_t worker) {
+                      RowProblem<S, T>& p = problems[b];
+                      WardTree<T> tree;
+                      Layout measure{nullptr, 0};
+                      tree.lay_out(measure, p.n);
+                      Layout layout{workers[worker].template at_least<char>(measure.used), 0};
+                      tree.lay_out(layout, p.n);
+                      grow_host(p.gram, p.n, tree, dendrogram_of(trees, b));
+                      grams.close(p);
+                    }});
+  run_stages(by_cost(problems, [](const auto& p) { return p.n * p.n * (p.dims + kTile); }), stages);
 }
 
 MergeTrees merge_trees_cpu(std::vector<Tensor> rows) {
   check_rows("merge_trees", rows);
+  for (std::size_t b = 0; b < rows.size(); ++b) check_gram_rows("merge_trees", rows[b], b);
   MergeTrees trees = new_merge_trees(rows);
   dispatch_floating("merge_trees", rows[0].scalar_type(), [&](auto zero) {
     using S = decltype(zero);

@@ -23,6 +23,7 @@ int64_t lay_out(char* base, std::vector<TreeProblem>& table, DeviceGrams<TreePro
 
 MergeTrees merge_trees_cuda(std::vector<Tensor> rows) {
   check_rows("merge_trees", rows);
+  for (std::size_t b = 0; b < rows.size(); ++b) check_gram_rows("merge_trees", rows[b], b);
   const torch::stable::accelerator::DeviceGuard guard(rows[0].get_device_index());
   MergeTrees trees = new_merge_trees(rows);
   std::vector<TreeProblem> table(rows.size());

@@ -25,8 +25,11 @@ struct WardTree {
   int32_t* retired;  // n - 1
   int32_t* rank;     // n - 1, written by cut_tree and write_dendrogram
   T* distance;       // n x n scratch
-  T* mask;           // n scratch: the diagonal, then 0, or infinity for a retired slot
+  T* diagonal;       // n scratch
+  T* mask;           // n scratch: 0, or infinity for a retired slot
   int32_t* size;     // n scratch
+  int32_t* seen;     // n scratch: merges that a row of `distance` knows of; -1: not yet filled
+  int32_t* merged;   // n scratch: the last merge of a slot in use; -1: none
   int32_t* chain;    // n scratch
 
   OSKT_HOST_DEVICE void lay_out(Layout& layout, int64_t n) {
@@ -35,8 +38,11 @@ struct WardTree {
     layout.take(retired, n);
     layout.take(rank, n);
     layout.take(distance, n * n);
+    layout.take(diagonal, n);
     layout.take(mask, n);
     layout.take(size, n);
+    layout.take(seen, n);
+    layout.take(merged, n);
     layout.take(chain, n);
   }
 };
@@ -49,69 +55,112 @@ struct Dendrogram {
   double* height;   // n
 };
 
+// A merge rewrites the row of the kept slot alone. The other rows learn of it when they are next
+// read: distances are symmetric, so that row i takes entry a from row a, where the merges since its
+// last reading tell which. Columns are never written, most entries never copied.
 template <typename T, typename Team>
-OSKT_HOST_DEVICE void ward_tree(Team& team, const T* gram, int64_t n, const WardTree<T>& tree) {
-  constexpr T infinity = kInfinity<T>;
-  const T* diagonal = tree.mask;
-  team.for_each(n, [=](int64_t i) { tree.mask[i] = gram[i * n + i]; });
-  for (int64_t i = 0; i < n; ++i) {
-    team.for_each(n, [=](int64_t j) {
-      const T value = diagonal[i] + diagonal[j] - 2 * gram[i * n + j];
-      tree.distance[i * n + j] = i == j ? infinity : value > 0 ? value : T(0);
+class WardChain {
+ public:
+  OSKT_HOST_DEVICE WardChain(Team& team, const T* gram, int64_t n, const WardTree<T>& tree)
+      : team_(team), gram_(gram), n_(n), tree_(tree) {}
+
+  OSKT_HOST_DEVICE void grow() {
+    const T* gram = gram_;
+    const int64_t n = n_;
+    const WardTree<T>& tree = tree_;
+    team_.for_each(n, [=](int64_t i) {
+      tree.diagonal[i] = gram[i * n + i];
+      tree.mask[i] = 0;
+      tree.size[i] = 1;
+      tree.seen[i] = tree.merged[i] = -1;
     });
+    int64_t length = 0;
+    for (merges_ = 0; merges_ + 1 < n; ++merges_) length = extend_and_merge(length);
   }
-  team.for_each(n, [=](int64_t i) {
-    tree.mask[i] = 0;
-    tree.size[i] = 1;
-  });
-  int64_t length = 0;
-  for (int64_t merge = 0; merge + 1 < n; ++merge) {
+
+ private:
+  // Row i, up to date; entries of retired slots are stale.
+  OSKT_HOST_DEVICE T* row(int64_t i) {
+    const int64_t n = n_, seen = tree_.seen[i];
+    const WardTree<T>& tree = tree_;
+    T* out = tree.distance + i * n;
+    if (seen < 0) {
+      const T* products = gram_ + i * n;
+      const T own = tree.diagonal[i];
+      team_.for_each(n, [=](int64_t j) {
+        const T value = own + tree.diagonal[j] - 2 * products[j];
+        out[j] = i == j ? kInfinity<T> : value > 0 ? value : T(0);
+      });
+    }
+    const int64_t first = seen > 0 ? seen : 0;
+    team_.for_each(merges_ - first, [=](int64_t m) {
+      const int64_t a = tree.kept[first + m];
+      if (tree.merged[a] == first + m) out[a] = tree.distance[a * n + i];
+    });
+    team_.once([=] { tree.seen[i] = static_cast<int32_t>(merges_); });
+    return out;
+  }
+
+  // Extends the chain until its last two elements are nearest to each other, merges them and
+  // returns the length left.
+  OSKT_HOST_DEVICE int64_t extend_and_merge(int64_t length) {
+    const WardTree<T>& tree = tree_;
     if (length == 0) {
-      team.once([=] { tree.chain[0] = 0; });  // slot 0 is kept by every merge it takes part in
+      team_.once([=] { tree.chain[0] = 0; });  // slot 0 is kept by every merge it takes part in
       length = 1;
     }
-    int64_t last, nearest;
-    T height;
     while (true) {
-      last = tree.chain[length - 1];
-      const T* row = tree.distance + last * n;
-      const Candidate<T> found = team.argmin(n, [=](int64_t j) { return row[j] + tree.mask[j]; });
-      nearest = found.index;
-      height = found.value;
-      if (length > 1 && (!(height < row[tree.chain[length - 2]]) || length == n)) {
-        nearest = tree.chain[length - 2];
-        height = row[nearest];
-        break;
+      const int64_t last = tree.chain[length - 1];
+      const T* distance = row(last);
+      Candidate<T> found = team_.argmin(n_, [=](int64_t j) { return distance[j] + tree.mask[j]; });
+      if (length > 1) {
+        const int64_t previous = tree.chain[length - 2];
+        if (!(found.value < distance[previous]) || length == n_) {
+          merge(last < previous ? last : previous, last < previous ? previous : last,
+                distance[previous]);
+          return length - 2;
+        }
       }
-      if (nearest == last || tree.mask[nearest] != 0) {  // only without finite distances
-        nearest = 0;
-        while (nearest == last || tree.mask[nearest] != 0) ++nearest;
+      if (found.index == last || tree.mask[found.index] != 0) {  // only without finite distances
+        found.index = 0;
+        while (found.index == last || tree.mask[found.index] != 0) ++found.index;
       }
-      team.once([=] { tree.chain[length] = static_cast<int32_t>(nearest); });
+      team_.once([=] { tree.chain[length] = static_cast<int32_t>(found.index); });
       ++length;
     }
-    length -= 2;
-    const int64_t a = last < nearest ? last : nearest, b = last < nearest ? nearest : last;
+  }
+
+  OSKT_HOST_DEVICE void merge(int64_t a, int64_t b, T height) {
+    const WardTree<T>& tree = tree_;
+    const int64_t merge = merges_;
     const T size_a = T(tree.size[a]), size_b = T(tree.size[b]);
-    T* row_a = tree.distance + a * n;
-    const T* row_b = tree.distance + b * n;
-    team.for_each(n, [=](int64_t c) {
+    T* row_a = row(a);
+    const T* row_b = row(b);
+    team_.for_each(n_, [=](int64_t c) {
       const T size_c = T(tree.size[c]);
       const T merged =
           ((size_a + size_c) * row_a[c] + (size_b + size_c) * row_b[c] - size_c * height) /
           (size_a + size_b + size_c);
-      row_a[c] = c == a || c == b ? infinity : merged;
+      row_a[c] = c == a || c == b ? kInfinity<T> : merged;
     });
-    team.for_each(n, [=](int64_t c) { tree.distance[c * n + a] = row_a[c]; });
-    team.once([=] {
-      tree.mask[b] = infinity;
+    team_.once([=] {
+      tree.mask[b] = kInfinity<T>;
       tree.size[a] += tree.size[b];
+      tree.seen[a] = static_cast<int32_t>(merge + 1);
+      tree.merged[a] = static_cast<int32_t>(merge);
+      tree.merged[b] = -1;
       tree.kept[merge] = static_cast<int32_t>(a);
       tree.retired[merge] = static_cast<int32_t>(b);
       tree.height[merge] = height;
     });
   }
-}
+
+  Team& team_;
+  const T* gram_;
+  const int64_t n_;
+  const WardTree<T>& tree_;
+  int64_t merges_ = 0;
+};
 
 // Labels of the k clusters that the n - k lowest merges leave, numbered by their first rows.
 template <typename T, typename Team>
@@ -169,7 +218,7 @@ template <typename T, typename Team>
 OSKT_HOST_DEVICE void grow_dendrogram(Team& team, const T* gram, int64_t n, const WardTree<T>& tree,
                                       const Dendrogram& out) {
   const double total = team.sum(n, [=](int64_t i) { return gram[i * n + i]; });
-  ward_tree(team, gram, n, tree);
+  WardChain<T, Team>(team, gram, n, tree).grow();
   write_dendrogram(team, n, tree, out);
   if (total < kInfinity<double>) return;
   team.for_each(n, [=](int64_t i) { out.height[i] = total - total; });
