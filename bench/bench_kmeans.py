@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ METHODS: dict[str, Labels] = {
 }
 
 
-def labels_timed(benchmark, method: str, rows: list[Tensor], k: list[int]) -> None:
+def labels_timed(benchmark: Any, method: str, rows: list[Tensor], k: list[int]) -> None:
     """Times a method and notes the inertia of its labels; scikit-learn, in seconds, runs once."""
 
     def call() -> list[Tensor]:
