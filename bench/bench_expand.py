@@ -3,8 +3,9 @@
 Rows: `oskt_ext.expand` and its peers at the same task and dtype; correctness is asserted before
 anything is timed. Buffers are the same from call to call, so that small ones stay in a cache;
 rows `cold` flush the caches before every call. extra_info holds `bytes`, the compulsory traffic
-(source read, student written; twice that for a step; of a selection, the numbers that it reads),
-`roof_s`, the time of as many bytes at the bandwidth of a copy, and the `ratio` to it.
+(source read, of a selection what it reads, student written; for a step also the student's gradient
+read and the source's written whole), `roof_s`, the time of as many bytes at the bandwidth of a
+copy, and the `ratio` to it.
 
 Peers: `loop`, one Python step per channel; `index`, index_add_ of columns and index_select of rows,
 columns first; `embedding_bag`, the best stock PyTorch form: a fused column sum over the chain rows,
@@ -238,4 +239,5 @@ def test_forward_backward(benchmark, case, provider):
     source.requires_grad_()
     gradient = torch.ones_like(run(source))
     benchmark.group = f"expand forward and backward {case}"
-    timed(benchmark, lambda: torch.autograd.grad(run(source), source, gradient), 2 * nbytes)
+    nbytes += 4 * (gradient.numel() + source.numel())
+    timed(benchmark, lambda: torch.autograd.grad(run(source), source, gradient), nbytes)

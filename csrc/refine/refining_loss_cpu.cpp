@@ -28,8 +28,9 @@ namespace {
 using namespace oskt::refine;
 
 constexpr int64_t kStrip = 2048;
-constexpr int64_t kBlock = 64;  // columns between two looks at memory
-constexpr int64_t kLanes = 32;  // independent sums, so that the loop has no chain of additions
+constexpr int64_t kBlock = 64;    // columns between two looks at memory
+constexpr int64_t kAhead = 2048;  // elements from a fetch to its use, more than a latency
+constexpr int64_t kLanes = 32;    // independent sums, so that the loop has no chain of additions
 
 // Half types convert from float only.
 template <typename scalar_t>
@@ -93,12 +94,12 @@ OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task, double
       for (int64_t e = 0; kChain && e < width; ++e) strip.sum[e] = 0.0;
       for (int64_t m = starts[k]; m < starts[k + 1]; ++m) {
         const int64_t at = members[m] * item.row_length + d;
-        // After a strip's last member: its first one in the next strip, or the next cluster's.
+        // What comes kAhead elements later: a member of this or a later cluster; of rows longer
+        // than a strip the next strip, at the end of which the cluster's next one begins.
         const bool last = m + 1 == starts[k + 1], more = d + kStrip < task.column_end;
-        const int64_t then = !last ? m + 1 : more ? starts[k] : std::min(m + 1, item.rows - 1);
-        const int64_t then_at = members[then] * item.row_length + (!last  ? d
-                                                                   : more ? d + kStrip
-                                                                          : task.column_begin);
+        const int64_t step = std::max<int64_t>(1, kAhead / width);
+        const int64_t then = last && more ? starts[k] : std::min(m + step, item.rows - 1);
+        const int64_t then_at = members[then] * item.row_length + (last && more ? d + kStrip : d);
         add_member<scalar_t, kTeacher, kChain>(
             strip, width, factor, teacher + at, teacher + then_at,
             kTeacher ? teacher_gradient + at : nullptr, streamed);
