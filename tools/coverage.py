@@ -121,12 +121,12 @@ def facts(make: Callable[[], nn.Module], inputs: torch.Tensor) -> dict[str, Any]
 def shortened(reason: str) -> str:
     """A reason without the layer's name, for counting."""
     if reason.endswith("reads a model input or a plain axis"):
-        return "model input"
+        return "model input or plain axis"
     if reason.endswith("writes a model output"):
         return "model output"
     if "students do not run" in reason:
         return "its code asks for the teacher's width"
-    return re.sub(r"^[\w.]+\.(weight|bias) ", "a weight ", re.sub(r"^aten\.", "", reason))
+    return re.sub(r"^[\w.]+\.(\w+) (is|has) ", r"\2 ", re.sub(r"^aten\.", "", reason))
 
 
 def kept() -> dict[str, dict[str, Any]]:
@@ -152,7 +152,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "- **smallest**: parameters of the narrowest student, and their share of the teacher's.",
         "- **trace**, **ties**: seconds for reading the groups from a pass without numbers, and "
         "for trying which widths its code wants equal. **chain**: all of `from_teacher`, the "
-        "numerical check included.",
+        "numerical check included, while other programs ran.",
         "",
         "| | parameters | free | alike | frozen | deviation | smallest | trace, s | ties, s "
         "| chain, s |",
@@ -161,10 +161,10 @@ def page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         frozen = ", ".join(f"{count} {reason}" for reason, count in row["frozen"].items())
         lines.append(
-            f"| {row['family']} {row['name']} | {row['parameters'] / 1e6:.3g} M "
+            f"| {row['family']} {row['name']} | {number(row['parameters'])} "
             f"| {row['free']} of {row['groups']} | {row['alike'] or ''} | {frozen} "
             f"| {row['deviation']:.0e} | {number(row['least'])} "
-            f"({row['least'] / row['parameters']:.2%}) "
+            f"({100 * row['least'] / row['parameters']:.2g} %) "
             f"| {row.get('trace_s', '')} | {row.get('ties_s', '')} | {row['chain_s']} |"
         )
     versions = sorted({row["versions"] for row in rows if row.get("versions")})
