@@ -156,7 +156,7 @@ def keep_compare(folders: list[Path]) -> None:
         if not rows:
             continue
         rows.sort(key=lambda row: (row.seed, places[row.method]))  # else in the order of folders
-        first = rows[0].seed  # one run draws the curves of its first seed; several runs each had one
+        first = rows[0].seed  # one run draws curves of its first seed; several runs each had one
         rows = [row if row.seed == first else replace(row, curve=[]) for row in rows]
         write_rows(COMPARE / f"{table}.jsonl", rows)
         write_report(COMPARE, table).unlink()  # the page is large; its text stays
