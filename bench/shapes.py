@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oskt.presets import LAYERS, PRESETS
+from oskt.widths.presets import LAYERS, PRESETS
 
 __all__ = [
     "BLOCKS", "EXPANSION", "PRESETS", "resnet50_convs", "resnet50_groups", "vit_linears",

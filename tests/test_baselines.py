@@ -12,8 +12,8 @@ from torch import nn
 from oskt import WeightChain
 from oskt.baselines import depgraph, folding, oskt, published, scratch, weight_selection
 from oskt.baselines.fold import _variance_of_means
-from oskt.checkpoint import save_model
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
+from oskt.files.checkpoint import save_model
 from oskt.models.resnet import ResNet, widths
 from oskt.students import load_model
 from oskt.widths import Clustering, parameters

@@ -17,7 +17,7 @@ from oskt.baselines import (
     norm_direction_loss,
 )
 from oskt.baselines.distill import FrozenTeacher
-from oskt.checkpoint import file_hash, load_state
+from oskt.files.checkpoint import file_hash, load_state
 from oskt.losses import ReIDLoss, distillation
 from oskt.train import RECIPES, Recipe, train_teacher
 

@@ -18,19 +18,19 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from oskt import edge, latency, presets, sensitivity, shapes, widths
-from oskt.budget import Budget, Path
+from oskt import edge, widths
 from oskt.chain import WeightChain
 from oskt.coupling import ChannelGroup, Coupling
-from oskt.grouping import trace_coupling
-from oskt.latency import Latency, Meter
-from oskt.merge_tree import MergeTree
+from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import ResNet
 from oskt.models.vit import VisionTransformer
 from oskt.routing import Ladder
-from oskt.sizes import Sizes
-from oskt.sizing import size_table
-from oskt.widths import Clustering
+from oskt.widths import Clustering, latency, presets, sensitivity, shapes
+from oskt.widths.budget import Budget, Path
+from oskt.widths.latency import Latency, Meter
+from oskt.widths.merge_tree import MergeTree
+from oskt.widths.sizes import Sizes
+from oskt.widths.sizing import size_table
 
 SMALL = torch.zeros(2, 3, 64, 32)
 NETS = {

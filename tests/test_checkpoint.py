@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import oskt.checkpoint
-from oskt.checkpoint import file_hash, load_state, save_model, write_atomic
+import oskt.files.checkpoint
+from oskt.files.checkpoint import file_hash, load_state, save_model, write_atomic
 
 
 class Everything(nn.Module):
@@ -144,8 +144,8 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(oskt.checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
-    assert oskt.checkpoint.provenance()["commit"] == ""
+    monkeypatch.setattr(oskt.files.checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
+    assert oskt.files.checkpoint.provenance()["commit"] == ""
 
 
 def test_the_header_is_plain_json(saved):
@@ -158,4 +158,4 @@ def test_the_header_is_plain_json(saved):
 def test_examples():
     import doctest
 
-    assert doctest.testmod(oskt.checkpoint).failed == 0
+    assert doctest.testmod(oskt.files.checkpoint).failed == 0

@@ -16,8 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 from oskt.chain import WeightChain
-from oskt.checkpoint import load_state
 from oskt.cli import app, main
+from oskt.files.checkpoint import load_state
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--identities", "4", "--instances", "2", "--height", "32", "--width", "16", "--pad", "1",

@@ -13,7 +13,7 @@ from oskt.compare.parts import Chain, Student, Teacher, digest, folder_name, tra
 from oskt.compare.runner import _key, run_table
 from oskt.compare.scales import stretched
 from oskt.compare.tables import find_table
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
 from oskt.models import ResNet
 from oskt.models.resnet import PRESETS, widths
 from oskt.train import RECIPES, fit

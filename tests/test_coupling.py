@@ -12,7 +12,7 @@ from torch import nn
 
 from oskt.chain import WeightChain
 from oskt.coupling import Coupling
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import ResNet, widths
 from oskt.verification import TOLERANCE, checked, deviations, random_clusterings
 
@@ -73,7 +73,7 @@ def test_what_is_not_exact_freezes_and_is_named(net, reason):
 
 
 def test_a_wrong_group_fails_the_numerical_check_and_is_frozen(monkeypatch):
-    from oskt import tracing
+    from oskt.coupling import tracing
 
     # Take flip for an operator that keeps channels in place, as a careless rule would.
     monkeypatch.setitem(tracing.RULES, tracing.aten.flip, tracing.shapes.same_axes)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from oskt import cli, edge, students
 from oskt.chain import WeightChain
-from oskt.checkpoint import file_hash, load_state
+from oskt.files.checkpoint import file_hash, load_state
 from oskt.models.resnet import ResNet
 
 IMAGES = torch.zeros(2, 3, 64, 32)

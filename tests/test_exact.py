@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from oskt import WeightChain, edge, norms, progressive
+from oskt import WeightChain, edge, norms
+from oskt.files import progressive
 from oskt.models import ResNet, VisionTransformer
 from oskt.norms import WeightedNorm
 from oskt.verification import TOLERANCE

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from oskt import export
 from oskt.chain import WeightChain
-from oskt.checkpoint import file_hash, provenance, save_model
 from oskt.cli import app, main
 from oskt.data import make_pedestrians
 from oskt.embedding import IMAGENET_MEAN, IMAGENET_STD
 from oskt.export import export_model, formats, sidecar
 from oskt.export.network import deployed
+from oskt.files.checkpoint import file_hash, provenance, save_model
 from oskt.models import OSNet, ResNet, VisionTransformer
 
 SIZE = (32, 16)

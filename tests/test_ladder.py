@@ -13,10 +13,10 @@ from train_fakes import CLASSES, TinyData, recipe
 
 from oskt import ChainLadder, JointModel, WeightChain, edge
 from oskt.compare.scales import CHAIN_OF, SIZES
-from oskt.latency import Latency, Meter
 from oskt.models.resnet import ResNet
 from oskt.train import refine_chain
 from oskt.train.refine import JointObjective
+from oskt.widths.latency import Latency, Meter
 
 SHAPE = (8, 3, 32, 16)
 NETWORK = {"depth": 50, "in_planes": 16, "layers": (1, 1, 1, 1)}

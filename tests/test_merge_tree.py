@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oskt_ext
-from oskt import merge_tree
-from oskt.merge_tree import MergeTree
+from oskt.widths import merge_tree
+from oskt.widths.merge_tree import MergeTree
 
 
 @st.composite

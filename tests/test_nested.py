@@ -15,11 +15,11 @@ from train_fakes import CLASSES, TinyData
 from oskt import reading, students
 from oskt.calibration import calibrate
 from oskt.chain import WeightChain
-from oskt.merge_tree import MergeTree
 from oskt.models.resnet import ResNet
 from oskt.nested import NestedModel
 from oskt.train import RECIPES, refine_chain
 from oskt.train.recipe import RefineRecipe
+from oskt.widths.merge_tree import MergeTree
 
 SHAPE = (4, 3, 32, 16)
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from oskt.chain import WeightChain
-from oskt.chain_file import FORMAT
-from oskt.checkpoint import read_tensors, write_tensors
+from oskt.files.chain_file import FORMAT
+from oskt.files.checkpoint import read_tensors, write_tensors
 from oskt.joint import JointModel
-from oskt.merge_tree import MergeTree
 from oskt.models.resnet import ResNet
 from oskt.nested import NestedModel
+from oskt.widths.merge_tree import MergeTree
 
 SMALL, IMAGES = nets.SMALL, torch.zeros(2, 3, 64, 32)
 NETS = {

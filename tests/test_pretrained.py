@@ -13,8 +13,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from oskt.models.pretrained import canonical_name, load_pretrained, read_state_dict
 from oskt.models.resnet import ResNet
-from oskt.pretrained import canonical_name, load_pretrained, read_state_dict
 
 
 class Block(nn.Module):

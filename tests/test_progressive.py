@@ -14,15 +14,16 @@ import torch
 from torchless import without_torch
 from typer.testing import CliRunner
 
-from oskt import edge, part_file, progressive
+from oskt import edge
 from oskt.calibration import calibrate
 from oskt.chain import WeightChain
 from oskt.cli import app
+from oskt.files import part_file, progressive
+from oskt.files.part_file import PartFile
+from oskt.files.progressive import extend, outline, read, write
+from oskt.files.widening import lacking, widened
 from oskt.models.resnet import ResNet
-from oskt.part_file import PartFile
-from oskt.progressive import extend, outline, read, write
 from oskt.students import load_model
-from oskt.widening import lacking, widened
 
 SMALL, IMAGES = nets.SMALL, torch.zeros(2, 3, 64, 32)
 NETS = {

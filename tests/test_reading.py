@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import oskt_ext
 from oskt import expansion, lists, reading
 from oskt.chain import WeightChain
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
 from oskt.lists import Item, Reading
 from oskt.models.resnet import ResNet
 from oskt.verification import random_clusterings

@@ -9,14 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from oskt import latency, sizing
 from oskt.chain import WeightChain
-from oskt.checkpoint import load_state
 from oskt.cli import app
 from oskt.data import make_pedestrians
+from oskt.files.checkpoint import load_state
 from oskt.flags import SizeOptions
 from oskt.ladder import ChainLadder
 from oskt.models.resnet import ResNet
+from oskt.widths import latency, sizing
 
 IMAGES = torch.zeros(2, 3, 32, 16)
 

@@ -7,7 +7,7 @@ from train_fakes import TinyData, TinyJoint, TinyNet, recipe
 
 import oskt.train.refine
 from oskt import WeightChain
-from oskt.checkpoint import file_hash, load_state
+from oskt.files.checkpoint import file_hash, load_state
 from oskt.models.resnet import ResNet
 from oskt.train import finetune_student, refine_chain, train_teacher
 from oskt.train.refine import JointObjective

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from oskt import models, students
 from oskt.chain import WeightChain
-from oskt.checkpoint import save_model
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
+from oskt.files.checkpoint import save_model
 from oskt.models.vit import PRESETS, VisionTransformer, widths
 from oskt.models.vit_stem import fold_dw
 from oskt.train import RECIPES

@@ -10,7 +10,7 @@ from test_cli import run
 
 from oskt import students
 from oskt.chain import WeightChain
-from oskt.checkpoint import load_state
+from oskt.files.checkpoint import load_state
 from oskt.models.vit import widths
 
 SMALL = ["--identities", "4", "--instances", "2", "--height", "32", "--width", "16", "--pad", "1",

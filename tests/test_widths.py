@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import PRESETS, ResNet, widths
 from oskt.widths import Clustering, allocate, cut, macs, parameters, resolve
 

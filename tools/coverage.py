@@ -70,8 +70,8 @@ def models() -> Iterator[tuple[str, str, Callable[[], nn.Module], torch.Tensor]]
 
 def times(make: Callable[[], nn.Module], inputs: torch.Tensor) -> dict[str, float]:
     """Seconds to trace and to try widths, each the median of three."""
-    from oskt import ties
-    from oskt.grouping import trace_coupling
+    from oskt.coupling import ties
+    from oskt.coupling.grouping import trace_coupling
 
     module = make().eval()
     spans: dict[str, list[float]] = {"trace_s": [], "ties_s": []}

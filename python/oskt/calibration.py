@@ -12,7 +12,7 @@ from torch import Tensor
 from oskt import students
 from oskt.chain import STATISTICS, WeightChain
 from oskt.coupling import TensorLayout
-from oskt.merge_tree import MergeTree
+from oskt.widths.merge_tree import MergeTree
 
 SHARES = tuple(k / 8 for k in range(1, 8))
 

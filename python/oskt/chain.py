@@ -14,30 +14,21 @@ import torch
 from torch import Tensor, nn
 
 import oskt_ext
-from oskt import (
-    chain_file,
-    expansion,
-    models,
-    norms,
-    progressive,
-    reading,
-    students,
-    verification,
-    widths,
-)
-from oskt.budget import Timer
-from oskt.checkpoint import read_tensors, write_tensors
-from oskt.clustering import cluster_channels, nest_channels
-from oskt.contents import Contents, apart
+from oskt import expansion, models, norms, reading, students, verification, widths
 from oskt.coupling import Coupling
-from oskt.grouping import trace_coupling
-from oskt.latency import Meter
+from oskt.coupling.clustering import cluster_channels, nest_channels
+from oskt.coupling.grouping import trace_coupling
+from oskt.coupling.tracing import on_meta
+from oskt.files import chain_file, progressive
+from oskt.files.checkpoint import read_tensors, write_tensors
+from oskt.files.contents import Contents, apart
+from oskt.files.part_file import Source, is_part_file
 from oskt.lists import Item
-from oskt.merge_tree import MergeTree, Partitions
-from oskt.part_file import Source, is_part_file
-from oskt.shapes import Curves
-from oskt.sizes import Sizes
-from oskt.tracing import on_meta
+from oskt.widths.budget import Timer
+from oskt.widths.latency import Meter
+from oskt.widths.merge_tree import MergeTree, Partitions
+from oskt.widths.shapes import Curves
+from oskt.widths.sizes import Sizes
 
 KINDS = ("oskt", "nested")
 WEIGHTS, VECTORS, STATISTICS = ("weight",), ("vector",), ("statistic",)
@@ -116,7 +107,7 @@ class WeightChain(Sizes):
                 a chain of kind "oskt" the chain's own width, of a nested one the narrowest that
                 `oskt.train.refine_chain` trains.
             widths: group -> channels, in place of or on top of `width`.
-            rows: what is clustered (see oskt.clustering); importance does not read it.
+            rows: what is clustered (see oskt.coupling.clustering); importance does not read it.
             method, seed: how: "kmeans", "ward" or "random" (see cluster_channels); of a nested
                 chain "importance", "ward" or "random" (see nest_channels). Default: the first.
             check: check every group numerically (about two forwards in float64); groups that fail
@@ -271,7 +262,7 @@ class WeightChain(Sizes):
             params, macs, memory_mb, latency_ms: a budget, any of them together: at most so many
                 parameters and MACs per image, of the backbone at the traced input size, megabytes
                 in float32, and measured milliseconds for one image.
-            device: where latency is measured, or an oskt.latency.Meter, which remembers.
+            device: where latency is measured, or an oskt.widths.latency.Meter, which remembers.
             shape: of a student by budget: "uniform", "sensitivity" or curves (see Sizes.resolve).
             norm: "interpolate", "exact" (see expand) or "cosine": exact, and the channels of the
                 embedding scaled by 1/sqrt(copies), so that cosines too are the S-Student's:
@@ -279,7 +270,7 @@ class WeightChain(Sizes):
 
         Returns:
             A module of the teacher's class in evaluation mode, with `widths` as an attribute and,
-            if latency was limited, `latency`: what was measured (oskt.latency.Latency).
+            if latency was limited, `latency`: what was measured (oskt.widths.latency.Latency).
 
         Raises:
             ValueError: a chain without a template, unknown norm, or see Sizes.resolve.
@@ -425,8 +416,8 @@ class WeightChain(Sizes):
         """Read a chain of `save`, or a progressive one as far as it is here.
 
         Args:
-            source: a file of `save` or oskt.progressive.write, or bytes from the beginning of a
-                progressive one.
+            source: a file of `save` or oskt.files.progressive.write, or bytes from the beginning of
+                a progressive one.
             template: the teacher's module; needed only for those that oskt.models does not build.
 
         Raises:

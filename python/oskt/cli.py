@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oskt import edge, export, interop, models, progressive, students
-from oskt.checkpoint import file_hash, provenance, save_model, write_atomic
+from oskt import edge, export, interop, models, students
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.export.command import command as export_command
+from oskt.files import progressive
+from oskt.files.checkpoint import file_hash, provenance, save_model, write_atomic
+from oskt.files.part_file import Part, PartFile, is_part_file
 from oskt.flags import RunOptions, SizeOptions, flags, numbers, training_flags
 from oskt.ladder import ChainLadder
-from oskt.part_file import Part, PartFile, is_part_file
+from oskt.models.pretrained import load_pretrained
 from oskt.pipeline import ReIDData, example_images
-from oskt.pretrained import load_pretrained
-from oskt.sizing import ask, open_data, size_table
 from oskt.train import (
     Recipe,
     RefineRecipe,
@@ -31,6 +31,7 @@ from oskt.train import (
     refine_chain,
     train_teacher,
 )
+from oskt.widths.sizing import ask, open_data, size_table
 
 app = typer.Typer(
     no_args_is_help=True,

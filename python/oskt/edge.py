@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt import chain_file, lists, presets, reading, shapes
-from oskt.contents import Contents
-from oskt.part_file import Source
+from oskt import lists, reading
+from oskt.files import chain_file
+from oskt.files.contents import Contents
+from oskt.files.part_file import Source
+from oskt.files.tensor_file import MODEL, file_hash, write_arrays
 from oskt.routing import Ladder
-from oskt.shapes import Curves
-from oskt.sizes import Sizes
-from oskt.tensor_file import MODEL, file_hash, write_arrays
+from oskt.widths import presets, shapes
+from oskt.widths.shapes import Curves
+from oskt.widths.sizes import Sizes
 
 
 class EdgeChain(Sizes):
@@ -97,9 +99,9 @@ def load(source: Source) -> EdgeChain:
     """Read a chain file of either kind, or a progressive one as far as it is here.
 
     Args:
-        source: a file of WeightChain.save or oskt.progressive.write, or bytes from the beginning
-            of a progressive one. Of a long file, EdgeChain(oskt.progressive.read(path, 1)) takes
-            the first part alone.
+        source: a file of WeightChain.save or oskt.files.progressive.write, or bytes from the
+            beginning of a progressive one. Of a long file,
+            EdgeChain(oskt.files.progressive.read(path, 1)) takes the first part alone.
 
     Raises:
         FileNotFoundError: no such file.

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
-from oskt import presets
 from oskt.train import RECIPES, Recipe
+from oskt.widths import presets
 
 Number = TypeVar("Number", int, float)
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt import chain_file
-from oskt.budget import Timer
 from oskt.chain import WeightChain, read_contents
-from oskt.checkpoint import write_tensors
-from oskt.contents import together
-from oskt.latency import Meter
-from oskt.part_file import Source
+from oskt.files import chain_file
+from oskt.files.checkpoint import write_tensors
+from oskt.files.contents import together
+from oskt.files.part_file import Source
 from oskt.routing import Ladder
+from oskt.widths.budget import Timer
+from oskt.widths.latency import Meter
 
 
 class ChainLadder(Ladder[WeightChain]):

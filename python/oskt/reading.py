@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from oskt.coupling import ChannelGroup, Coupling, TensorLayout
 from oskt.lists import Item, Reading
-from oskt.merge_tree import MergeTree, Partitions
 from oskt.widths import Clustering, cut
+from oskt.widths.merge_tree import MergeTree, Partitions
 
 
 @dataclass(frozen=True, eq=False)

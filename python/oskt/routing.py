@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from oskt.coupling import Coupling
-from oskt.sizes import Sizes
+from oskt.widths.sizes import Sizes
 
 AnyChain = TypeVar("AnyChain", bound=Sizes)
 

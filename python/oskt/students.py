@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from oskt import models
-from oskt.checkpoint import load_state
 from oskt.coupling import Coupling
-from oskt.grouping import trace_coupling
-from oskt.tracing import on_meta
+from oskt.coupling.grouping import trace_coupling
+from oskt.coupling.tracing import on_meta
+from oskt.files.checkpoint import load_state
 
 
 def narrow(template: nn.Module, coupling: Coupling, widths: Mapping[str, int]) -> nn.Module:
@@ -156,7 +156,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if spec is None:
         raise ValueError(
             f"load_model: {path} must name the network that it holds, got no spec. "
-            "Load its tensors with oskt.checkpoint.load_state into a module of your own."
+            "Load its tensors with oskt.files.checkpoint.load_state into a module of your own."
         )
     with torch.device("meta"):
         model = models.build(spec)

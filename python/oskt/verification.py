@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oskt import ties
-from oskt.coupling import AxisRuns, Coupling
-from oskt.merge_tree import MergeTree, Partitions
+from oskt.coupling import AxisRuns, Coupling, ties
 from oskt.widths import Clustering, cut
+from oskt.widths.merge_tree import MergeTree, Partitions
 
 if TYPE_CHECKING:
     from oskt.chain import WeightChain

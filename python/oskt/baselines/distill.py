@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oskt.baselines.starts import seeded
-from oskt.checkpoint import save_model
+from oskt.files.checkpoint import save_model
 from oskt.losses import ReIDLoss, distillation
 from oskt.train.loop import Batches, fit
 from oskt.train.process import World

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from oskt.baselines.starts import complete
 from oskt.chain import WeightChain
-from oskt.clustering import cluster_channels
 from oskt.coupling import Coupling, TensorLayout
+from oskt.coupling.clustering import cluster_channels
 from oskt.widths import Clustering
 
 
@@ -60,7 +60,7 @@ def folding(
         that follows no weight (BNNeck, which it has none of) keeps the mean of its members.
 
     Example:
-        >>> from oskt.grouping import trace_coupling
+        >>> from oskt.coupling.grouping import trace_coupling
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
         >>> student = folding(net, trace_coupling(net, torch.zeros(2, 3)), {"0": 2})
         >>> torch.allclose(student[1].weight.sum(1), net[1].weight.sum(1))

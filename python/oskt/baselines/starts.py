@@ -41,7 +41,7 @@ def scratch(
         Tensors that no channel group touches (the exponent of GeM pooling) are the teacher's.
 
     Example:
-        >>> from oskt.grouping import trace_coupling
+        >>> from oskt.coupling.grouping import trace_coupling
         >>> from oskt.models.resnet import ResNet
         >>> teacher = ResNet(18, in_planes=8)
         >>> coupling = trace_coupling(teacher, torch.zeros(2, 3, 64, 32))
@@ -95,7 +95,7 @@ def weight_selection(
         agree; it leaves the classifier out, being for other data.
 
     Example:
-        >>> from oskt.grouping import trace_coupling
+        >>> from oskt.coupling.grouping import trace_coupling
         >>> net = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 1))
         >>> student = weight_selection(net, trace_coupling(net, torch.zeros(2, 1)), {"0": 2})
         >>> torch.equal(student[0].weight, net[0].weight[[0, 2]])

@@ -38,7 +38,7 @@ one_chain = chain_width(NARROWEST)
 
 
 def rows(kind: str) -> Change:
-    """What is clustered (see oskt.clustering)."""
+    """What is clustered (see oskt.coupling.clustering)."""
     return _chain(lambda chain: replace(chain, rows=kind))
 
 

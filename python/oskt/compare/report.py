@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from oskt.checkpoint import write_atomic
 from oskt.compare.cells import FULL_WIDTH
 from oskt.compare.methods import TITLES
 from oskt.compare.pictures import pictures
@@ -16,6 +15,7 @@ from oskt.compare.summary import Cost, Grid, Line, Score, costs, grids
 from oskt.compare.tables import TABLES
 from oskt.compare.verdicts import verdicts
 from oskt.console import duration_text
+from oskt.files.checkpoint import write_atomic
 from oskt.report.page import facts_section, section, shell
 from oskt.report.table import count_text
 from oskt.train import Recipe

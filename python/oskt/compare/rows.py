@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from oskt.checkpoint import write_atomic
+from oskt.files.checkpoint import write_atomic
 
 
 @dataclass(frozen=True)

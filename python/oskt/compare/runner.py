@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from oskt.checkpoint import provenance
 from oskt.compare import logs
 from oskt.compare.cells import Cell, Request
 from oskt.compare.estimate import Estimate
@@ -30,6 +29,7 @@ from oskt.compare.scales import SCALES, Scale
 from oskt.compare.tables import TABLES, find_table
 from oskt.compare.workshop import Workshop
 from oskt.console import duration_text
+from oskt.files.checkpoint import provenance
 
 
 def run_table(

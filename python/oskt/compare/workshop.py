@@ -14,14 +14,14 @@ from torch import nn
 
 from oskt import baselines, models, students
 from oskt.chain import WeightChain
-from oskt.checkpoint import file_hash, save_model, write_atomic
 from oskt.compare.digits import Digits
 from oskt.compare.parts import Chain, Data, Part, Start, Student, Teacher, digest, folder_name
 from oskt.compare.scales import built
 from oskt.compare.training import live, train
 from oskt.coupling import Coupling
+from oskt.coupling.grouping import trace_coupling
 from oskt.data import make_pedestrians
-from oskt.grouping import trace_coupling
+from oskt.files.checkpoint import file_hash, save_model, write_atomic
 from oskt.pipeline import ReIDData, example_images
 from oskt.train import Recipe, finetune_student, refine_chain, train_teacher
 from oskt.widths import macs, parameters
@@ -239,7 +239,9 @@ class Workshop:
             widths = students.widths_of(model)
             found = {
                 "scores": task.scores(model),
-                "parameters": parameters(coupling, widths, tuple(f"{n}." for n in models.head_of(whole))),
+                "parameters": parameters(
+                    coupling, widths, tuple(f"{n}." for n in models.head_of(whole))
+                ),
                 "macs": macs(coupling, widths),
             }
             write_atomic(path, json.dumps(found).encode())

@@ -20,7 +20,7 @@ from oskt.export import formats, sidecar
 from oskt.export.deployment import Deployment, Parity, form_of, load
 from oskt.export.int8 import quantise
 from oskt.export.network import INPUTS, deployed
-from oskt.tensor_file import write_atomic
+from oskt.files.tensor_file import write_atomic
 
 __all__ = ["Deployment", "Exported", "Parity", "export_model", "form_of", "load"]
 

@@ -9,16 +9,17 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from oskt import chain_file, students
+from oskt import students
 from oskt.data import read_data
 from oskt.data.images import SUFFIXES
 from oskt.evaluate import evaluate
 from oskt.export import Exported, export_model, formats
+from oskt.files import chain_file
+from oskt.files.part_file import is_part_file
+from oskt.files.tensor_file import file_hash, format_of
 from oskt.flags import SizeOptions, flags
 from oskt.ladder import ChainLadder
-from oskt.part_file import is_part_file
-from oskt.sizing import ask
-from oskt.tensor_file import file_hash, format_of
+from oskt.widths.sizing import ask
 
 console = Console(markup=False, soft_wrap=True)  # a path may hold brackets
 

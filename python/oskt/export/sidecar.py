@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from oskt import students, widths
-from oskt.checkpoint import provenance
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
+from oskt.files.checkpoint import provenance
 
 
 def describe(model: nn.Module, size: tuple[int, int]) -> dict[str, Any]:

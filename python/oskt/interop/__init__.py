@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from oskt import models
 from oskt.chain import WeightChain
-from oskt.grouping import trace_coupling
+from oskt.coupling.grouping import trace_coupling
+from oskt.coupling.tracing import on_meta
 from oskt.interop import cnn, vit
-from oskt.tracing import on_meta
 
 
 def load_published_chain(folder: str | Path) -> WeightChain:

@@ -15,7 +15,7 @@ from oskt import models
 from oskt.coupling import Coupling
 from oskt.widths import Clustering
 
-ROWS = "published"  # what that code clusters, see oskt.clustering
+ROWS = "published"  # what that code clusters, see oskt.coupling.clustering
 
 
 def spec(folder: Path, matcher: object, state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from oskt import models
 from oskt.coupling import ChannelGroup, Coupling
 from oskt.widths import Clustering
 
-ROWS = "published-cosine"  # what that code clusters, see oskt.clustering
+ROWS = "published-cosine"  # what that code clusters, see oskt.coupling.clustering
 
 
 def spec(folder: Path, matcher: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from oskt.models.layers import IBN, NeckedNetwork, pooling_of
-from oskt.presets import LAYERS as LAYERS
-from oskt.presets import PRESETS as PRESETS
-from oskt.presets import widths as widths
+from oskt.widths.presets import LAYERS as LAYERS
+from oskt.widths.presets import PRESETS as PRESETS
+from oskt.widths.presets import widths as widths
 
 
 class _Block(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oskt.presets import VIT_PRESETS as PRESETS
-from oskt.presets import vit_widths as widths
+from oskt.widths.presets import VIT_PRESETS as PRESETS
+from oskt.widths.presets import vit_widths as widths
 
 __all__ = ["PRESETS", "VisionTransformer", "widths"]
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from oskt.checkpoint import provenance
+from oskt.files.checkpoint import provenance
 from oskt.train.journal import Journal
 from oskt.train.process import StopRequest, World, seed_step
 from oskt.train.recipe import Recipe, learning_rate

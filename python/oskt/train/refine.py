@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from oskt.calibration import calibrate
-from oskt.checkpoint import provenance, save_model
+from oskt.files.checkpoint import provenance, save_model
 from oskt.joint import JointModel
 from oskt.ladder import ChainLadder
 from oskt.losses import ReIDLoss, distillation, similarity_distillation

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt.checkpoint import write_atomic
+from oskt.files.checkpoint import write_atomic
 from oskt.train.updater import Updater
 
 FORMAT = "oskt-training/1"

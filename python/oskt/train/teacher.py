@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt.checkpoint import file_hash, save_model
+from oskt.files.checkpoint import file_hash, save_model
 from oskt.losses import ReIDLoss
 from oskt.train.loop import Batches, fit
 from oskt.train.process import World

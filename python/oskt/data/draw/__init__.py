@@ -23,7 +23,7 @@ from oskt.data.draw.picture import draw_distractor, draw_picture
 from oskt.data.draw.worlds import WORLDS, Scene
 from oskt.data.market import FOLDERS
 from oskt.data.read import read_data
-from oskt.tensor_file import write_atomic
+from oskt.files.tensor_file import write_atomic
 
 __all__ = ["contact_sheet", "make_pedestrians"]
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt.tensor_file import write_atomic
+from oskt.files.tensor_file import write_atomic
 
 MAGIC = b"oskt-progressive/1\n"
 FIXED = len(MAGIC) + 8 + 32  # bytes before the header
@@ -108,7 +108,7 @@ class PartFile:
         if not isinstance(source, bytes) and not Path(source).is_file():
             raise FileNotFoundError(
                 f"load: source must be a progressive file, got {self}, which does not exist. "
-                "Give a file of oskt.progressive.write."
+                "Give a file of oskt.files.progressive.write."
             )
         fixed = self._bytes(0, FIXED)
         if not fixed.startswith(MAGIC[: len(fixed)]):

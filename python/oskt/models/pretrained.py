@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from oskt.models import head_of
 from oskt.models.vit import VisionTransformer
-from oskt.vit_checkpoint import fitted
+from oskt.models.vit_checkpoint import fitted
 
 CONTAINERS = ("teacher", "model", "state_dict", "student", "ema")
 PREFIXES = ("module.", "backbone.", "base.", "encoder_q.", "image_encoder.")
@@ -206,7 +206,7 @@ def load_pretrained(
     dropped. So torchvision, LUPerson-NL, MoCo, Bag-of-Tricks, OSKT, fast-reid and torchreid
     residual networks load as they are, torchreid's omni-scale networks, and the vision
     transformers of PASS, timm, TransReID and OSKT, brought into the form of the module by
-    `oskt.vit_checkpoint.fitted`.
+    `oskt.models.vit_checkpoint.fitted`.
 
     Args:
         module: its names follow torchvision's (conv1, layer1.0.conv1, ...) behind any prefix.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oskt.coupling import Coupling
-from oskt.merge_tree import MergeTree, Partitions
 from oskt.widths import Clustering
+from oskt.widths.merge_tree import MergeTree, Partitions
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Contents:
     """The numbers of a chain and everything that says what they are; see WeightChain.
 
     Args:
-        coupling, partitions, absent, meta: as in oskt.sizes.Sizes.
+        coupling, partitions, absent, meta: as in oskt.widths.sizes.Sizes.
         weights, vectors, statistics: flat arrays of one kind, torch's or NumPy's.
         plain: state-dict name -> array, of tensors that no group touches.
     """

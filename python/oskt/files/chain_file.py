@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oskt import progressive, tensor_file
-from oskt.contents import Contents, apart
-from oskt.part_file import Source, is_part_file
+from oskt.files import progressive, tensor_file
+from oskt.files.contents import Contents, apart
+from oskt.files.part_file import Source, is_part_file
 
 FORMAT = "oskt-chain/1"
 

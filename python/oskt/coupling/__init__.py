@@ -1,5 +1,5 @@
 """Channel groups: which tensor axes of a module must share one partition. Plain records that need
-no torch; `oskt.grouping.trace_coupling` makes them of a module."""
+no torch; `oskt.coupling.grouping.trace_coupling` makes them of a module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ChannelGroup:
         product: "" or how its channels meet in sums of products, as queries and keys do: "dot", or
             "attention", which divides by the square root of a block's width.
         like: the group whose share of the teacher's width it must have, because the module's code
-            asks for it (see oskt.ties); "" for none.
+            asks for it (see oskt.coupling.ties); "" for none.
         step: widths are whole multiples of it: of `blocks`, and more where others are alike.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from oskt.tracing.axes import (
+from oskt.coupling.tracing.axes import (
     Atom,
     Axis,
     Inner,
@@ -19,7 +19,7 @@ from oskt.tracing.axes import (
     splits_of,
     unify,
 )
-from oskt.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight
+from oskt.coupling.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight
 
 
 def convolution(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:

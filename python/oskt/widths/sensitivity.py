@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from oskt import students
 from oskt.chain import WeightChain
-from oskt.costs import Array
+from oskt.widths.costs import Array
 
 
 def measure(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from oskt.tracing.axes import Atom, Axis, Run, Runs, Split, freeze, leaf_runs, unify
+from oskt.coupling.tracing.axes import Atom, Axis, Run, Runs, Split, freeze, leaf_runs, unify
 
 ROW, COLUMN, VECTOR, STATISTIC = "row", "column", "vector", "statistic"
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from oskt import presets, sensitivity
 from oskt.chain import WeightChain
 from oskt.flags import SizeOptions
 from oskt.ladder import ChainLadder
-from oskt.latency import RUNTIMES, Latency, Meter
 from oskt.pipeline import ReIDData
-from oskt.shapes import Curves
 from oskt.train import Recipe, World
+from oskt.widths import presets, sensitivity
+from oskt.widths.latency import RUNTIMES, Latency, Meter
+from oskt.widths.shapes import Curves
 
 SHARES = tuple(k / 8 for k in range(1, 9))
 

@@ -1,8 +1,8 @@
 """From a module to its channel groups.
 
-`trace_coupling(module, inputs)` reads them from one forward pass (see oskt.tracing), never from a
-list of known models; what it does not know it freezes and names. `WeightChain.from_teacher` then
-checks the result numerically.
+`trace_coupling(module, inputs)` reads them from one forward pass (see oskt.coupling.tracing), never
+from a list of known models; what it does not know it freezes and names. `WeightChain.from_teacher`
+then checks the result numerically.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from oskt.coupling import AxisRuns, ChannelGroup, Coupling, TensorLayout
-from oskt.tracing import COLUMN, ROW, STATISTIC, VECTOR, Trace, run_passes
-from oskt.tracing.axes import Axis, Inner, leaf_runs
+from oskt.coupling.tracing import COLUMN, ROW, STATISTIC, VECTOR, Trace, run_passes
+from oskt.coupling.tracing.axes import Axis, Inner, leaf_runs
 
 
 def trace_coupling(

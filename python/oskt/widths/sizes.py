@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from oskt import presets, shapes, widths
-from oskt.budget import Budget, Path, Timer
-from oskt.costs import Costs
+from oskt import widths
 from oskt.coupling import Coupling, TensorLayout
-from oskt.merge_tree import MergeTree, Partitions
-from oskt.shapes import Curves
-from oskt.widths import Clustering
+from oskt.widths import Clustering, presets, shapes
+from oskt.widths.budget import Budget, Path, Timer
+from oskt.widths.costs import Costs
+from oskt.widths.merge_tree import MergeTree, Partitions
+from oskt.widths.shapes import Curves
 
 
 class Sizes:
@@ -96,14 +96,15 @@ class Sizes:
         Args:
             width: share of the teacher's channels in every group, in (0, 1].
             widths_: group -> channels.
-            preset: a key of oskt.presets.PRESETS, on the chain of a residual network.
+            preset: a key of oskt.widths.presets.PRESETS, on the chain of a residual network.
             params, macs, memory_mb: at most so many parameters, MACs per image and megabytes (see
                 costs and memory); closed forms.
             latency_ms: at most so many milliseconds for one image, measured; needs torch.
-            device: where, or an oskt.latency.Meter, which remembers every width that it measured.
+            device: where, or an oskt.widths.latency.Meter, which remembers every width that it
+                measured.
             shape: with a budget: "uniform", one share for all groups; "sensitivity", groups of
-                which the chain says that they can spare more are narrower (see oskt.shapes); or
-                curves of oskt.sensitivity.measure. See docs/lab/budget.md for which.
+                which the chain says that they can spare more are narrower (see oskt.widths.shapes);
+                or curves of oskt.widths.sensitivity.measure. See docs/lab/budget.md for which.
 
         Raises:
             ValueError: none or several of these, a value out of range, an unknown name or shape, or
@@ -163,12 +164,12 @@ class Sizes:
         if shape not in shapes.NAMES:
             raise ValueError(
                 f"{type(self).__name__}: shape must be 'uniform', 'sensitivity' or curves, got "
-                f"{shape!r}. Choose one; oskt.sensitivity.measure makes curves."
+                f"{shape!r}. Choose one; oskt.widths.sensitivity.measure makes curves."
             )
         if not {"adds", "loss"} & set(known):
             raise ValueError(
                 f"{type(self).__name__}: shape 'sensitivity' must be of a chain that says what its "
-                "groups lose, got one without. Measure them: oskt.sensitivity.measure."
+                "groups lose, got one without. Measure them: oskt.widths.sensitivity.measure."
             )
         return shapes.kept(self.partitions, known)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oskt import lists, reading
-from oskt.contents import Contents
+from oskt.files.contents import Contents
 from oskt.lists import Item
 
 

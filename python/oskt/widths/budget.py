@@ -1,8 +1,8 @@
 """Budgets: limits of what a student may cost, and the largest student within them.
 
 A *path* is a list of widths, each at least as wide as the one before in every group: shares of the
-teacher, or shapes by sensitivity (oskt.shapes). A budget takes the last of a path that keeps every
-limit. Needs no torch; what measures latency is passed in.
+teacher, or shapes by sensitivity (oskt.widths.shapes). A budget takes the last of a path that keeps
+every limit. Needs no torch; what measures latency is passed in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from oskt.costs import Array, Costs
+from oskt.widths.costs import Array, Costs
 
 Timer = Callable[[Mapping[str, int]], float]  # group -> width, to milliseconds per image
 NEAR = 0.95  # a measured latency this close below its limit ends the search,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import oskt_ext
 from oskt.coupling import AxisRuns, ChannelGroup, Coupling
-from oskt.merge_tree import MergeTree
 from oskt.widths import Clustering
+from oskt.widths.merge_tree import MergeTree
 
 ROWS = ("folded", "published", "published-cosine")
 METHODS = ("kmeans", "ward", "random")

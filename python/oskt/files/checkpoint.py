@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import oskt_ext
-from oskt import tensor_file
-from oskt.tensor_file import MODEL
-from oskt.tensor_file import file_hash as file_hash
-from oskt.tensor_file import write_atomic as write_atomic
+from oskt.files import tensor_file
+from oskt.files.tensor_file import MODEL
+from oskt.files.tensor_file import file_hash as file_hash
+from oskt.files.tensor_file import write_atomic as write_atomic
 
 
 def save_model(path: str | Path, module: nn.Module, meta: Mapping[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 "uniform" keeps one share of every group. By sensitivity, groups differ: from the teacher down,
 whatever loses least per cost saved is taken away first. What a group loses is a curve over its
-widths, read off the chain (`kept`) or measured on images (oskt.sensitivity). Needs no torch.
+widths, read off the chain (`kept`) or measured on images (oskt.widths.sensitivity). Needs no torch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from oskt.budget import Path
-from oskt.costs import Array, Costs
-from oskt.merge_tree import MergeTree, Partitions
+from oskt.widths.budget import Path
+from oskt.widths.costs import Array, Costs
+from oskt.widths.merge_tree import MergeTree, Partitions
 
 Curves = Mapping[str, Array]  # free group -> [N], what widths 1..N are worth; never falling
 NAMES = ("uniform", "sensitivity")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from oskt.tracing.axes import (
+from oskt.coupling.tracing.axes import (
     Axis,
     Counted,
     Inner,
@@ -24,7 +24,7 @@ from oskt.tracing.axes import (
     stretches,
     unify,
 )
-from oskt.tracing.sight import VECTOR, Sight
+from oskt.coupling.tracing.sight import VECTOR, Sight
 
 REPEATS = 64  # places whose channels a view may line up
 

@@ -1,9 +1,9 @@
 """The progressive chain file: its first bytes are the smallest student, later ones widen it.
 
-A nested chain cut at ascending widths, one part per width (the bytes: oskt.part_file). A part holds
-the vectors, statistics and trees of its width, which are small, and of the weights only what the
-part before lacks (oskt.widening). So all parts together hold as many numbers as the weights have,
-and a student is widened by the bytes that it lacks alone.
+A nested chain cut at ascending widths, one part per width (the bytes: oskt.files.part_file). A part
+holds the vectors, statistics and trees of its width, which are small, and of the weights only what
+the part before lacks (oskt.files.widening). So all parts together hold as many numbers as the
+weights have, and a student is widened by the bytes that it lacks alone.
 
 Reading needs no torch.
 """
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from oskt import part_file
-from oskt.contents import Contents
 from oskt.coupling import Coupling
-from oskt.part_file import Part, PartFile, Source
-from oskt.part_file import extend as extend
-from oskt.widening import lacking, widened
+from oskt.files import part_file
+from oskt.files.contents import Contents
+from oskt.files.part_file import Part, PartFile, Source
+from oskt.files.part_file import extend as extend
+from oskt.files.widening import lacking, widened
 
 if TYPE_CHECKING:
     from oskt.chain import WeightChain
@@ -58,7 +58,7 @@ def write(
         Numbers in the file come back as they were stored, so at width 1 most weights are the
         teacher's bit for bit. Those that are solved for carry the rounding of the numbers that
         they are solved from: in one step at most u (|A| + sum of a |W| over the cluster) / a, with
-        u the unit roundoff of `dtype` and letters as in oskt.widening.
+        u the unit roundoff of `dtype` and letters as in oskt.files.widening.
         Memory: about four times the weights.
 
     Example:

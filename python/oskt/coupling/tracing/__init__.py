@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from oskt.tracing import layers, shapes
-from oskt.tracing.axes import freeze, settle
-from oskt.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight, Trace
+from oskt.coupling.tracing import layers, shapes
+from oskt.coupling.tracing.axes import freeze, settle
+from oskt.coupling.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight, Trace
 
 __all__ = ["COLUMN", "ROW", "STATISTIC", "VECTOR", "Trace", "on_meta", "run_passes"]
 

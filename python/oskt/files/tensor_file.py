@@ -66,7 +66,8 @@ def read(
     Args:
         path: the file.
         kind: the format that it must have.
-        framework, content: "np" for NumPy arrays, "pt" and oskt.checkpoint's for torch tensors.
+        framework, content: "np" for NumPy arrays, "pt" and oskt.files.checkpoint's for torch
+            tensors.
 
     Raises:
         FileNotFoundError: no such file.

@@ -1,0 +1,1 @@
+"""Chain files, checkpoints and what they hold: written whole or not at all, nothing unpickled."""
