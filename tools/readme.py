@@ -218,7 +218,7 @@ WHAT = {
     "refining_loss": "`refining_loss`",
     "retrieval_metrics": "`retrieval_metrics`",
     "k_reciprocal": "`k_reciprocal` and its metrics",
-    "refine_step": "refinement step, ResNet-50, batch 16, 256x128",
+    "refine_step": "refinement step, ResNet-50, batch 8, 256x128",
 }
 
 
