@@ -183,8 +183,13 @@ class Workshop:
                 self._train(distil, student, teacher, **part.telling, **options)
         return path
 
-    def _train(self, stage: Callable[..., Path], *made: Any, **options: Any) -> None:
-        train(stage, *made, end=self.end, device=self.device, **options)
+    def _train(
+        self, stage: Callable[..., Path], *made: Any, task: Any, recipe: Recipe, **options: Any
+    ) -> None:
+        """Run a stage; a data set of few identities makes batches of as many."""
+        recipe = replace(recipe, identities=min(recipe.identities, task.num_classes))
+        task = task.for_recipe(recipe)
+        train(stage, *made, task=task, recipe=recipe, end=self.end, device=self.device, **options)
 
     # -- sizes and scores -----------------------------------------------------------------------
 
