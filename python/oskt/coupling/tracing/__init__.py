@@ -2,9 +2,9 @@
 
 Every operator of the pass is seen once. Each tensor axis carries either None (batch, space: no
 channel identity) or runs of atoms; operators tie, join, cut and pass on atoms by the rules of
-layers.py (what mixes channels) and shapes.py (what moves them). A rule exists only where it is
-exact; everything else freezes the axes that it touches, with the operator's name as the reason. A
-frozen axis is always safe: it keeps the teacher's width.
+layers.py (what mixes channels), shapes.py (what moves them) and views.py. A rule exists only where
+it is exact; everything else freezes the axes that it touches, with the operator's name as the
+reason. A frozen axis is always safe: it keeps the teacher's width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from oskt.coupling.tracing import layers, shapes
+from oskt.coupling.tracing import layers, shapes, views
 from oskt.coupling.tracing.axes import freeze, settle
 from oskt.coupling.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight, Trace
 
@@ -65,7 +65,7 @@ RULES: dict[Any, Any] = {
     ),
     **dict.fromkeys([aten.mean, aten.sum, aten.amax], shapes.reduce),
     **dict.fromkeys([aten.t, aten.transpose, aten.permute], shapes.permute),
-    **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape], shapes.view),
+    **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape], views.view),
     aten.unsqueeze: shapes.unsqueeze,
     aten.squeeze: shapes.squeeze,
     aten.expand: shapes.expand,
@@ -76,8 +76,8 @@ RULES: dict[Any, Any] = {
     aten.slice: shapes.slice_,
     **dict.fromkeys([aten.split, aten.split_with_sizes, aten.chunk], shapes.split),
     **dict.fromkeys([aten.embedding, aten.index, aten.index_select], shapes.index),
-    aten.pixel_shuffle: shapes.pixel_shuffle,
-    aten.pixel_unshuffle: shapes.pixel_unshuffle,
+    aten.pixel_shuffle: views.pixel_shuffle,
+    aten.pixel_unshuffle: views.pixel_unshuffle,
 }  # fmt: skip
 # Entry by entry, though torch does not tag them so.
 _POINTWISE = {
