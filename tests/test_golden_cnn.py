@@ -48,7 +48,7 @@ def test_joint_step_equals_the_published_one(golden):
     step = np.load(golden / "official_cnn_a" / "refine_step.npz")
     joint = JointModel(teacher.double(), chain.to(torch.float64)).double().train()
     (branch,) = joint.branches
-    branch.plan = with_float32_shares(branch.plan)
+    branch.plans = [with_float32_shares(plan) for plan in branch.plans]
     maps = {}
     joint.teacher.layer4.register_forward_hook(lambda m, i, o: maps.update(teacher=o))
     branch.student.layer4.register_forward_hook(lambda m, i, o: maps.update(chain=o))
