@@ -179,8 +179,8 @@ class Workshop:
                 self._train(finetune_student, student, **options)
             else:
                 teacher, _ = students.load_model(self.teacher(part.told_by))
-                distil = baselines.distill_student
-                self._train(distil, student, teacher, **part.telling, **options)
+                distil, told = baselines.distill_student, dict[str, Any](part.telling)
+                self._train(distil, student, teacher, **told, **options)
         return path
 
     def _train(
