@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from oskt import WeightChain, edge, norms
+from oskt import WeightChain, edge, students
 from oskt.files import progressive
+from oskt.files.checkpoint import save_model
 from oskt.models import ResNet, VisionTransformer
 from oskt.norms import WeightedNorm
 from oskt.verification import TOLERANCE
@@ -176,7 +177,27 @@ def test_plain_norms_stay_where_all_channels_count_the_same():
     assert type(even.norm) is nn.LayerNorm
     odd = chain.student(widths={"patch_embed.proj": 7}, norm="exact")
     assert isinstance(odd.norm, WeightedNorm)
-    assert norms.weigh(even, chain.coupling, {}) is even
+
+
+def test_exact_students_come_back_from_their_files(tmp_path):
+    """The weights of their norms are tensors of the student, wherever it is made."""
+    chain = WeightChain.from_teacher(nets.varied(transformer()), IMAGES, width=1 / 4)
+    chain.save(tmp_path / "chain.safetensors")
+    images = torch.randn(2, 3, 64, 32)
+    for norm in ("exact", "cosine"):
+        student = chain.student(width=0.7, norm=norm)
+        meta = {"spec": chain.meta["spec"], "widths": students.widths_of(student)}
+        save_model(tmp_path / "student.safetensors", student, meta)
+        again, _ = students.load_model(tmp_path / "student.safetensors")
+        with torch.no_grad():
+            assert torch.equal(again(images), student(images))
+    sizes = chain.resolve(0.7)
+    arrays = edge.load(tmp_path / "chain.safetensors").student(widths=sizes, norm="exact")
+    tensors = chain.expand(sizes, norm="exact")
+    assert "norm.share" in tensors
+    assert {*tensors} - {*arrays} == {"classifier.weight"}
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, tensors[name].numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_cosines_need_a_network_that_can_be_scaled():

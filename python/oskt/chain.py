@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import oskt_ext
-from oskt import expansion, models, norms, reading, students, verification, widths
+from oskt import expansion, models, reading, students, verification, widths
 from oskt.coupling import Coupling
 from oskt.coupling.clustering import cluster_channels, nest_channels
 from oskt.coupling.grouping import trace_coupling
@@ -218,8 +220,9 @@ class WeightChain(Sizes):
             widths: group -> n, M <= n <= N; groups not named stay at chain width.
             norm: "interpolate" (published): a copy's gamma, beta and biases are the mean over its
                 own block, so that width goes from the chain to the teacher; "exact": over its whole
-                cluster, so that every width computes the S-Student's function. A nested chain
-                has one way: as its rows are read.
+                cluster, so that every width computes the S-Student's function; norms over channels
+                then come with the weights of their mean, `PATH.share` (see oskt.norms). A nested
+                chain has one way: as its rows are read.
 
         Returns:
             name -> tensor; views of one flat buffer (and copies of tensors that no group touches).
@@ -229,15 +232,19 @@ class WeightChain(Sizes):
         """
         sizes = self.resolve(widths_=widths or {})
         items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
-        return self._named(self._read(items), sizes)
+        shares = reading.student_shares(self.coupling, self.clusterings, sizes, norm)
+        return self._named(self._read(items), sizes, shares)
 
     def _read(self, items: Sequence[Item]) -> Tensor:
         flat = torch.cat([self.weights, self.vectors, self.statistics])
         return oskt_ext.expand(flat, expansion.plan(items).to(flat.device))
 
-    def _named(self, student: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    def _named(
+        self, student: Tensor, sizes: Mapping[str, int], shares: Mapping[str, NDArray[np.float64]]
+    ) -> dict[str, Tensor]:
         tensors = expansion.split(student, self.shapes(sizes))
-        return {**tensors, **{name: tensor.clone() for name, tensor in self.plain.items()}}
+        tensors |= {name: tensor.clone() for name, tensor in self.plain.items()}
+        return tensors | {name: torch.from_numpy(s).to(student) for name, s in shares.items()}
 
     def student(
         self,
@@ -286,12 +293,10 @@ class WeightChain(Sizes):
             device=timer or device, shape=shape,
         )  # fmt: skip
         module = self._module(self.expand(sizes, norm=norm.replace("cosine", "exact")), sizes)
-        if norm != "interpolate":
+        if norm == "cosine":
             shares = reading.copy_shares(self.clusterings, sizes)
-            module = norms.weigh(module, self.coupling, shares)
-            if norm == "cosine":
-                feature = norms.shares_on(self.coupling, self.coupling.outputs[-1][-1], shares)
-                students.scale_features(module, torch.from_numpy(feature).sqrt())
+            feature = reading.shares_on(self.coupling, self.coupling.outputs[-1][-1], shares)
+            students.scale_features(module, torch.from_numpy(feature).sqrt())
         students.set_widths(module, sizes)
         if isinstance(timer, Meter):
             module.__dict__["latency"] = timer.latency(sizes)
@@ -311,8 +316,8 @@ class WeightChain(Sizes):
         do not merge, zero but for the student's."""
         sizes = self.resolve(widths_=widths)
         items = reading.tied(self.coupling, self.trees, sizes, self.layouts)
-        module = self._module(self._named(self._read(items), self.groups), self.groups)
-        return norms.weigh(module, self.coupling, reading.tied_shares(self.trees, sizes))
+        shares = reading.norm_shares(self.coupling, reading.tied_shares(self.trees, sizes))
+        return self._module(self._named(self._read(items), self.groups, shares), self.groups)
 
     def truncated(self, width: float) -> WeightChain:
         """The nested chain whose full width is this student: it holds every narrower one.

@@ -92,7 +92,9 @@ class EdgeChain(Sizes):
         named = {
             name: part.reshape(form) for (name, form), part in zip(named_shapes.items(), parts)
         }
-        return {**named, **{name: array.copy() for name, array in self.plain.items()}}
+        named |= {name: array.copy() for name, array in self.plain.items()}
+        shares = reading.student_shares(self.coupling, self.clusterings, sizes, norm)
+        return named | {name: s.astype(self._flat.dtype) for name, s in shares.items()}
 
 
 def load(source: Source) -> EdgeChain:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from oskt.coupling import AxisRuns, Coupling
+from oskt import reading
 
 
 class WeightedNorm(nn.Module):
@@ -37,10 +35,9 @@ class WeightedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module, share: Tensor) -> None:
         super().__init__()
-        grouped = isinstance(norm, nn.GroupNorm)
-        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 1
-        self.over_space = grouped
-        self.dim = 1 if grouped or _takes_channels_first(norm) else -1
+        self.over_space = isinstance(norm, nn.GroupNorm)
+        self.groups = int(getattr(norm, "num_groups", 1))
+        self.dim = 1 if self.over_space or _takes_channels_first(norm) else -1
         self.centred = not isinstance(norm, nn.RMSNorm)
         self.eps: float | None = getattr(norm, "eps", None)
         self.weight, self.bias = norm.weight, getattr(norm, "bias", None)
@@ -81,50 +78,22 @@ def _takes_channels_first(norm: nn.Module) -> bool:
     return True
 
 
-def weigh(
-    module: nn.Module, coupling: Coupling, shares: Mapping[str, NDArray[np.float64]]
-) -> nn.Module:
-    """Put weighted norms where a plain one would count repeated channels wrongly.
+def weigh(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Put weighted norms where a student's tensors say that channels count differently.
 
     Args:
-        module: a network of the coupling's kind; changed in place.
-        coupling: says what each norm spans.
-        shares: group -> (n,), how much each channel counts; groups that are not named count 1 each.
+        module: changed in place; its own numbers do not matter.
+        tensors: by state-dict name; `PATH.share` belongs to the weighted norm at PATH.
 
     Returns:
-        The module. Norms whose channels count the same stay as they are, as do functions that are
-        no module.
+        The module. Norms of other classes than torch's stay as they are.
     """
-    for name, axis in coupling.layer_norms.items():
-        path = name.rpartition(".")[0]
+    known = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+    for name in set(tensors).difference(module.state_dict()):
+        path, _, leaf = name.rpartition(".")
         norm = module.get_submodule(path)
-        known = isinstance(norm, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm))
-        if not known or not any(group in shares for group, _ in axis):
-            continue
-        share = _shares(coupling, axis, shares, getattr(norm, "num_groups", 1))
-        if not np.allclose(share, share.mean(), rtol=1e-12):
-            weight = norm.weight
-            assert isinstance(weight, Tensor)
-            values = torch.from_numpy(share).to(weight)
-            parent, _, leaf = path.rpartition(".")
-            module.get_submodule(parent).add_module(leaf, WeightedNorm(norm, values))
+        if leaf == reading.SHARE and isinstance(norm, known):
+            parent, _, own = path.rpartition(".")
+            share = torch.empty_like(tensors[name], device="meta")
+            module.get_submodule(parent).add_module(own, WeightedNorm(norm, share))
     return module
-
-
-def shares_on(
-    coupling: Coupling, axis: AxisRuns, shares: Mapping[str, NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """How much every entry of an axis counts."""
-    return np.concatenate(
-        [
-            np.repeat(shares.get(group, np.ones(coupling.groups[group].size)), area)
-            for group, area in axis
-        ]
-    )
-
-
-def _shares(
-    coupling: Coupling, axis: AxisRuns, shares: Mapping[str, NDArray[np.float64]], groups: int
-) -> NDArray[np.float64]:
-    share = shares_on(coupling, axis, shares).reshape(groups, -1)
-    return np.asarray((share / share.sum(1, keepdims=True)).ravel())

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt.coupling import ChannelGroup, Coupling, TensorLayout
+from oskt.coupling import AxisRuns, ChannelGroup, Coupling, TensorLayout
 from oskt.lists import Item, Reading
 from oskt.widths import Clustering, cut
 from oskt.widths.merge_tree import MergeTree, Partitions
+
+SHARE = "share"  # leaf name of the weights of a weighted norm
+Shares = Mapping[str, NDArray[np.float64]]  # group -> (n,), how much a norm counts each channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,17 +160,19 @@ def tied(
     return _items(coupling, partitions, widths, of, layouts)
 
 
-def copy_shares(
-    partitions: Mapping[str, Clustering], widths: Mapping[str, int]
-) -> dict[str, NDArray[np.float64]]:
-    """Group -> how much each channel of a student counts where a norm spans them: all copies of a
-    row together count 1."""
+def copy_shares(partitions: Mapping[str, Clustering], widths: Mapping[str, int]) -> Shares:
+    """How much each channel of a student counts where all copies of a row together count 1."""
     return {name: 1 / cut(part, widths[name]).counts for name, part in partitions.items()}
 
 
-def tied_shares(
-    partitions: Mapping[str, MergeTree], widths: Mapping[str, int]
+def student_shares(
+    coupling: Coupling, partitions: Mapping[str, Clustering], widths: Mapping[str, int], norm: str
 ) -> dict[str, NDArray[np.float64]]:
+    """What `norm_shares` gives of a student; nothing unless `norm` is "exact"."""
+    return norm_shares(coupling, copy_shares(partitions, widths)) if norm == "exact" else {}
+
+
+def tied_shares(partitions: Mapping[str, MergeTree], widths: Mapping[str, int]) -> Shares:
     """The same for `tied`: the members of a cluster together count 1, channels that the student
     lacks nothing."""
     shares = {}
@@ -176,6 +181,27 @@ def tied_shares(
         has = np.isin(np.arange(tree.rows), tree.kept(widths[name])).astype(float)
         shares[name] = 1 / np.bincount(labels)[labels] if tree.merges else has
     return shares
+
+
+def shares_on(coupling: Coupling, axis: AxisRuns, shares: Shares) -> NDArray[np.float64]:
+    """How much every entry of an axis counts; groups without shares count 1 each."""
+    parts = [
+        np.repeat(shares.get(group, np.ones(coupling.groups[group].size)), area)
+        for group, area in axis
+    ]
+    return np.concatenate(parts)
+
+
+def norm_shares(coupling: Coupling, shares: Shares) -> dict[str, NDArray[np.float64]]:
+    """State-dict name `PATH.share` -> weights of the channels in the mean and variance of the norm
+    at PATH, which sum to 1; only where channels count differently (see oskt.norms)."""
+    named = {}
+    for vector, (axis, stretches) in coupling.layer_norms.items():
+        share = shares_on(coupling, axis, shares).reshape(stretches, -1)
+        share = share / share.sum(1, keepdims=True)
+        if not np.allclose(share, share.mean(), rtol=1e-12):
+            named[f"{vector.rpartition('.')[0]}.{SHARE}"] = share.ravel()
+    return named
 
 
 def statistic(tree: MergeTree, n: int) -> Reading:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt import models
+from oskt import models, norms
 from oskt.coupling import Coupling
 from oskt.coupling.grouping import trace_coupling
 from oskt.coupling.tracing import on_meta
@@ -80,7 +80,7 @@ def fill(
     `absent` ones (a classifier that the chain's file left out) are drawn from N(0, 0.001).
     """
     like = next(t for t in tensors.values() if t.is_floating_point())
-    student.load_state_dict(
+    norms.weigh(student, tensors).load_state_dict(
         {name: tensor.detach().clone() for name, tensor in tensors.items()},
         strict=False,
         assign=True,
@@ -164,7 +164,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         images = torch.zeros(2, 3, *models.image_size(model))
         model = narrow(model, trace_coupling(model, images), meta["widths"])
         set_widths(model, meta["widths"])
-    model.load_state_dict(state, assign=True)
+    norms.weigh(model, state).load_state_dict(state, assign=True)
     restore_frozen(model)
     return model.eval(), meta
 

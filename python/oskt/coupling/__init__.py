@@ -80,7 +80,8 @@ class Coupling:
         positions: weight name -> output positions per image, which makes MACs a closed form.
         products: axis and count per image, of multiply-accumulates between activations: so many
             for each entry of the axis (attention).
-        layer_norms: vector name -> what a layer, RMS or group norm with this vector spans.
+        layer_norms: vector name -> what a layer, RMS or group norm with this vector spans, and in
+            how many stretches.
         numbers: (module, attribute, axis, parts): a whole number that a module keeps and reads,
             the length of an axis over parts, such as the width of a head.
         outputs: per output tensor (the training form's, then the evaluation form's) the axis of
@@ -95,7 +96,7 @@ class Coupling:
     norms: dict[str, tuple[str | None, ...]]
     positions: dict[str, int]
     products: tuple[tuple[AxisRuns, int], ...] = ()
-    layer_norms: dict[str, AxisRuns] = field(default_factory=dict)
+    layer_norms: dict[str, tuple[AxisRuns, int]] = field(default_factory=dict)
     numbers: tuple[tuple[str, str, AxisRuns, int], ...] = ()
     outputs: tuple[tuple[AxisRuns, ...], ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
@@ -197,7 +198,7 @@ class Coupling:
             {k: tuple(v) for k, v in value["norms"].items()},
             {k: int(v) for k, v in value["positions"].items()},
             tuple((axis(runs), int(count)) for runs, count in value.get("products", ())),
-            {name: axis(runs) for name, runs in value.get("layer_norms", {}).items()},
+            {n: (axis(runs), int(k)) for n, (runs, k) in value.get("layer_norms", {}).items()},
             tuple((m, a, axis(runs), int(parts)) for m, a, runs, parts in value.get("numbers", ())),
             tuple(tuple(axis(runs) for runs in output) for output in value["outputs"]),
             tuple(tuple(shape) for shape in value["inputs"]),

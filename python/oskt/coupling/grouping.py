@@ -139,7 +139,7 @@ class _Naming:
             dict(self.trace.norm_of),
             dict(self.trace.positions),
             tuple((self.axis(axis), count) for axis, count in self.trace.products),
-            {name: self.axis(axis) for name, axis in self.trace.layer_norms.items()},
+            {name: (self.axis(a), k) for name, (a, k) in self.trace.layer_norms.items()},
             tuple(self.numbers()),
             self.outputs(),
             tuple(tuple(x.shape) for x in inputs),

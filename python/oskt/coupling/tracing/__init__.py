@@ -86,8 +86,8 @@ _POINTWISE = {
     aten.masked_fill_,
 }  # fmt: skip
 
-# Functions whose own operators would hide what they do: their results are seen as a whole.
 _VIEWS = (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand)
+# Functions whose own operators would hide what they do: their results are seen as a whole.
 _FUNCTIONS: dict[Any, Any] = {
     F.scaled_dot_product_attention: layers.attention,
     F.instance_norm: layers.instance_norm,

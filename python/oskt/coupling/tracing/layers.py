@@ -29,7 +29,7 @@ def convolution(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> N
         sight.opaque(op, [t for t in (x, weight, bias) if t is not None], [out])
         return
     if groups == 1:
-        _contract(sight, name, x, 1, out, 1)
+        _contract(sight, name, x, out)
     else:
         _grouped(sight, name, x, out, groups)
     if bias is not None:
@@ -41,7 +41,7 @@ def matrix_product(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -
     bias, x, w = args[:3] if op == "aten.addmm" else (None, *args[:2])
     name = sight.whole_parameter(w, (1, 0))
     if name is not None and not kwargs:
-        _contract(sight, name, x, 1, out, 1)
+        _contract(sight, name, x, out)
         if bias is not None:
             sight.vector(bias, sight.trace.parameters[name].axes[0], VECTOR, name)
     elif bias is None and not kwargs:
@@ -50,8 +50,8 @@ def matrix_product(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -
         sight.opaque(op, [t for t in (bias, x, w) if t is not None], [out])
 
 
-def _contract(sight: Sight, name: str, x: Tensor, dim: int, out: Tensor, out_dim: int) -> None:
-    """out channels = rows of parameter `name`, columns tied to axis `dim` of x."""
+def _contract(sight: Sight, name: str, x: Tensor, out: Tensor) -> None:
+    """out channels = rows of parameter `name`, columns tied to the channels of x."""
     layer = name.rpartition(".")[0] or name
     record = sight.trace.parameters[name]
     if record.axes[0] is None:
@@ -59,7 +59,7 @@ def _contract(sight: Sight, name: str, x: Tensor, dim: int, out: Tensor, out_dim
         record.axes[0] = (Run(Atom(record.shape[0], fixed), 1),)
     columns, rows = record.axes[1], record.axes[0]
     if record.shape[1] > 1:
-        inputs = sight.channel(x, dim, layer)
+        inputs = sight.channel(x, 1, layer)
         if record.roles[1] is None:  # first use: the columns are what the layer reads
             record.axes[1], record.roles[1] = inputs, COLUMN
         elif record.roles[1] == COLUMN and columns is not None:
@@ -69,14 +69,14 @@ def _contract(sight: Sight, name: str, x: Tensor, dim: int, out: Tensor, out_dim
     if record.roles[0] not in (None, ROW):
         freeze(rows, f"{name} is used in two ways")
     record.roles[0] = ROW
-    _finish(sight, name, rows, out, out_dim)
+    _finish(sight, name, rows, out)
 
 
-def _finish(sight: Sight, name: str, rows: Axis, out: Tensor, out_dim: int) -> None:
+def _finish(sight: Sight, name: str, rows: Axis, out: Tensor) -> None:
     axes: list[Axis] = [None] * out.dim()
-    axes[out_dim] = rows
+    axes[1] = rows
     sight.trace.writers.append((name, rows))
-    spatial = out.numel() // max(1, sight.batch * out.shape[out_dim])
+    spatial = out.numel() // max(1, sight.batch * out.shape[1])
     sight.trace.positions[name] = sight.trace.positions.get(name, 0) + spatial
     sight.put(out, axes, None, name)
 
@@ -96,7 +96,7 @@ def _grouped(sight: Sight, name: str, x: Tensor, out: Tensor, groups: int) -> No
         if not (evenly(inputs, groups) and evenly(rows, groups)):
             freeze(inputs, f"{layer} is grouped over a joined axis")
             freeze(rows, f"{layer} is grouped over a joined axis")
-    _finish(sight, name, record.axes[0], out, 1)
+    _finish(sight, name, record.axes[0], out)
 
 
 def batch_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
@@ -136,7 +136,7 @@ def layer_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
             for own in sight.look(vector).axes:
                 freeze(own, f"{op} spans it")
     else:
-        _spanning(sight, op, sight.channel(x, -1, op), names)
+        _spanning(sight, op, sight.channel(x, -1, op), names, 1)
     sight.put(first, sight.look(x).axes)
 
 
@@ -149,17 +149,17 @@ def group_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
         freeze(axis, f"{op} spans parts of a joined axis")
     if not names:
         freeze(axis, f"{op} spans it")
-    _spanning(sight, op, axis, names)
+    _spanning(sight, op, axis, names, groups)
     sight.put(out[0], sight.look(x).axes)
 
 
-def _spanning(sight: Sight, op: str, axis: Axis, vectors: list[Tensor]) -> None:
+def _spanning(sight: Sight, op: str, axis: Axis, vectors: list[Tensor], groups: int) -> None:
     for vector in vectors:
         name = sight.vector(vector, axis, VECTOR, op)
         if name is None:
             freeze(axis, f"{op} has vectors that are no parameters")
         else:
-            sight.trace.layer_norms[name] = axis
+            sight.trace.layer_norms[name] = (axis, groups)
 
 
 def softmax(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:

@@ -73,16 +73,11 @@ def along(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
     seen = sight.look(args[0])
     dims = args[-1] if isinstance(args[-1], (list, tuple)) else list(range(out.dim()))
     for dim in dims:
-        sight.plain(args[0], dim)
-        if freezes(sight, op, args[0], dim):
+        axis = sight.plain(args[0], dim).axes[dim]
+        if axis is not None:
+            freeze(axis, f"{op} is not known")
             sight.trace.opaque.append(op)
     sight.put(out, sight.look(args[0]).axes, seen.parameter)
-
-
-def freezes(sight: Sight, op: str, tensor: Tensor, dim: int) -> bool:
-    axis = sight.look(tensor).axes[dim]
-    freeze(axis, f"{op} is not known")
-    return axis is not None
 
 
 def reduce(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:

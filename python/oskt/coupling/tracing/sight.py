@@ -40,7 +40,7 @@ class Trace:
     parameters: dict[str, ParameterTrace] = field(default_factory=dict)
     writers: list[tuple[str, Axis]] = field(default_factory=list)  # execution order
     norm_of: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
-    layer_norms: dict[str, Axis] = field(default_factory=dict)  # vector name -> what it spans
+    layer_norms: dict[str, tuple[Axis, int]] = field(default_factory=dict)  # see Coupling
     positions: dict[str, int] = field(default_factory=dict)
     products: list[tuple[Axis, int]] = field(default_factory=list)
     numbers: dict[tuple[str, str], Axis] = field(default_factory=dict)  # (module, attribute)
@@ -156,8 +156,8 @@ class Sight:
         self.splits = [known for known in self.splits if known is not split]
 
     def product(self, axis: Axis, positions: int, kind: str = "") -> None:
-        """Multiply-accumulates between activations: entries of `axis` times `positions`, all
-        images. With a kind, the axis is what they sum over."""
+        """Multiply-accumulates between activations: entries of `axis` times `positions`, per
+        image. With a kind, the axis is what they sum over."""
         self.trace.products.append((axis, positions))
         if kind:
             for run in leaf_runs(axis):
