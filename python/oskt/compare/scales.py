@@ -150,10 +150,7 @@ _VIT_S = {
     "network": {"family": "vit", "dim": 384, "depth": 12, "heads": 6, "image": [256, 128]},
     "teacher": replace(RECIPES["paper-vit-teacher"], epochs=60),
     "refine": _refine("paper-vit-refine", epochs=60, alpha=0.05, distill=4.0),
-    "nested": _refine(
-        "paper-vit-refine", epochs=60, chain="nested", vectors="shared", alpha=0.0,
-        alpha_ramp="constant", distill=4.0, similarity=10.0, teacher_loss=3.0, random_widths=1,
-    ),
+    "nested": _refine("nested-vit", epochs=60),
     "student": replace(RECIPES["paper-vit-student"], epochs=30),
 }  # fmt: skip
 
