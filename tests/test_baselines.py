@@ -20,7 +20,7 @@ from oskt.widths import Clustering, parameters
 
 IMAGES = torch.zeros(2, 3, 64, 32)
 LAYERS = (1, 1, 1, 1)
-HEAD = ("bottleneck.", "classifier.")
+HEAD = ("bottleneck", "classifier")
 SIZES = widths(3, (2, 3, 4), layers=LAYERS)  # 3/8, 3/8, 9/32, 3/16 of the teacher's stages
 
 

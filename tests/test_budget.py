@@ -120,7 +120,7 @@ def test_costs_are_real_counts_of_uniform_and_uneven_students(name):
         assert chain.costs(sizes) == (counted, counter.get_total_flops() // 2)
         assert chain.memory(sizes) == 4 * sum(t.numel() for t in read)
         assert chain.costs(sizes)[1] == widths.macs(chain.coupling, sizes)
-        assert chain.costs(sizes)[0] == widths.parameters(chain.coupling, sizes, head)
+        assert chain.costs(sizes)[0] == widths.parameters(chain.coupling, sizes, chain.meta["head"])
 
 
 def test_many_widths_at_once_and_slopes(resnet50):

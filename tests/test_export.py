@@ -241,12 +241,13 @@ def test_transformers():
 
 
 def test_networks_of_ones_own(folder):
-    """Any module that embeds, its size traced as everywhere."""
+    """Any module that embeds, its size traced as everywhere; a layer called head is no head."""
     network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1),
                             nn.Flatten())  # fmt: skip
+    network.add_module("head", nn.Linear(6, 5))
     done = export_model(network, folder, size=SIZE, form="torchscript")
     assert done.path.name == "sequential.torchscript"
-    assert done.about["parameters"] == 3 * 6 * 9 + 6 + 12
+    assert done.about["parameters"] == 3 * 6 * 9 + 6 + 12 + 35
     assert network.training
 
 

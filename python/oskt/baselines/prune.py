@@ -98,7 +98,7 @@ def _ratio(
 
     Shares of k / L, L the common multiple of all group sizes, give every reachable set of widths.
     """
-    head = tuple(f"{name}." for name in models.head_of(teacher))
+    head = models.head_of(teacher)
     counts = [group.size for group in coupling.free.values()]
     steps = math.lcm(*counts)
     narrowest = -(-steps // min(counts))

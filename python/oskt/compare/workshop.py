@@ -244,9 +244,7 @@ class Workshop:
             widths = students.widths_of(model)
             found = {
                 "scores": task.scores(model),
-                "parameters": parameters(
-                    coupling, widths, tuple(f"{n}." for n in models.head_of(whole))
-                ),
+                "parameters": parameters(coupling, widths, models.head_of(whole)),
                 "macs": macs(coupling, widths),
             }
             write_atomic(path, json.dumps(found).encode())

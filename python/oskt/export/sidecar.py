@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from oskt import students, widths
+from oskt import models, students, widths
 from oskt.coupling.grouping import trace_coupling
 from oskt.files.checkpoint import provenance
 
@@ -20,14 +20,13 @@ def describe(model: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
     backends read.
     """
     coupling = trace_coupling(model, torch.zeros(2, 3, *size))
-    head = tuple(f"{name}." for name in getattr(model, "head", ()))
     return {
         "schema_version": 1,
         "model_name": name_of(model),
         "img_size": list(size),
         "preprocess": "resize",
         "metric": "cosine",
-        "parameters": widths.parameters(coupling, {}, head),
+        "parameters": widths.parameters(coupling, {}, models.head_of(model)),
         "macs": widths.macs(coupling, {}),
         "widths": students.widths_of(model),
         **provenance(),

@@ -182,12 +182,12 @@ class Term(NamedTuple):
     counts: tuple[int, ...]
 
 
-def terms(coupling: Coupling, exclude: tuple[str, ...] = ()) -> Iterator[Term]:
+def terms(coupling: Coupling, exclude: Iterable[str] = ()) -> Iterator[Term]:
     """Everything that a student's costs are sums over, with counts (parameters, MACs, bytes).
 
     Args:
         coupling: of the teacher.
-        exclude: beginnings of tensor names that are no parameters of the backbone (its head).
+        exclude: modules whose tensors are no parameters of the backbone: those of its head.
 
     Returns:
         Parameters: trained numbers, weights and vectors. MACs: multiply-accumulates per image in
@@ -196,8 +196,9 @@ def terms(coupling: Coupling, exclude: tuple[str, ...] = ()) -> Iterator[Term]:
         classifier (and what else only training needs) and batch counters not.
     """
     training_only = coupling.training_only
+    outside = tuple(f"{module}." for module in exclude)
     for name, layout in coupling.layouts.items():
-        trained = layout.role in ("weight", "vector") and not name.startswith(exclude or ("\0",))
+        trained = layout.role in ("weight", "vector") and not name.startswith(outside)
         read = name not in training_only and len(layout.shape) > 0
         yield Term(
             partial(coupling.shape, name),
@@ -211,8 +212,8 @@ def _length(coupling: Coupling, axis: AxisRuns, widths: Mapping[str, int]) -> tu
     return (coupling.axis_size(axis, widths),)
 
 
-def parameters(coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str, ...] = ()) -> int:
-    """Trained numbers of the student (see terms), without the layers in `exclude`."""
+def parameters(coupling: Coupling, widths: Mapping[str, int], exclude: Iterable[str] = ()) -> int:
+    """Trained numbers of the student (see terms), without the modules in `exclude`."""
     return _total(coupling, widths, exclude, 0)
 
 
@@ -222,7 +223,7 @@ def macs(coupling: Coupling, widths: Mapping[str, int]) -> int:
 
 
 def _total(
-    coupling: Coupling, widths: Mapping[str, int], exclude: tuple[str, ...], which: int
+    coupling: Coupling, widths: Mapping[str, int], exclude: Iterable[str], which: int
 ) -> int:
     return sum(
         math.prod(term.shape(widths)) * term.counts[which] for term in terms(coupling, exclude)

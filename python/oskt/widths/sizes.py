@@ -194,8 +194,7 @@ class Sizes:
     @cached_property
     def forms(self) -> Costs:
         """Parameters, MACs and bytes as closed forms in the widths."""
-        head = tuple(f"{name}." for name in self.meta.get("head", ()))
-        return Costs(self.coupling, widths.terms(self.coupling, head))
+        return Costs(self.coupling, widths.terms(self.coupling, self.meta.get("head", ())))
 
     def costs(self, widths_: Mapping[str, int]) -> tuple[int, int]:
         """(parameters, MACs per image) of the student's backbone, without its head."""
