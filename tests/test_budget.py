@@ -25,12 +25,12 @@ from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import ResNet
 from oskt.models.vit import VisionTransformer
 from oskt.routing import Ladder
+from oskt.size_flags import size_table
 from oskt.widths import Clustering, latency, presets, sensitivity, shapes
 from oskt.widths.budget import Budget, Path
 from oskt.widths.latency import Latency, Meter
 from oskt.widths.merge_tree import MergeTree
 from oskt.widths.sizes import Sizes
-from oskt.widths.sizing import size_table
 
 SMALL = torch.zeros(2, 3, 64, 32)
 NETS = {

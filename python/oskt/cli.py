@@ -23,6 +23,7 @@ from oskt.flags import RunOptions, SizeOptions, flags, numbers, training_flags
 from oskt.ladder import ChainLadder
 from oskt.models.pretrained import load_pretrained
 from oskt.pipeline import ReIDData, example_images
+from oskt.size_flags import ask, open_data, size_table
 from oskt.train import (
     Recipe,
     RefineRecipe,
@@ -31,7 +32,6 @@ from oskt.train import (
     refine_chain,
     train_teacher,
 )
-from oskt.widths.sizing import ask, open_data, size_table
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -19,7 +19,7 @@ from oskt.files.part_file import is_part_file
 from oskt.files.tensor_file import file_hash, format_of
 from oskt.flags import SizeOptions, flags
 from oskt.ladder import ChainLadder
-from oskt.widths.sizing import ask
+from oskt.size_flags import ask
 
 console = Console(markup=False, soft_wrap=True)  # a path may hold brackets
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from oskt import size_flags
 from oskt.chain import WeightChain
 from oskt.cli import app
 from oskt.data import make_pedestrians
@@ -16,7 +17,7 @@ from oskt.files.checkpoint import load_state
 from oskt.flags import SizeOptions
 from oskt.ladder import ChainLadder
 from oskt.models.resnet import ResNet
-from oskt.widths import latency, sizing
+from oskt.widths import latency
 
 IMAGES = torch.zeros(2, 3, 32, 16)
 
@@ -27,7 +28,7 @@ def saved(tmp_path_factory):
     torch.manual_seed(0)
     teacher = nets.varied(ResNet(50, in_planes=16, num_classes=5, layers=(1, 1, 1, 1)))
     chain = WeightChain.from_teacher(teacher, IMAGES, "nested", width=1 / 4, check=False)
-    path = tmp_path_factory.mktemp("sizing") / "chain.safetensors"
+    path = tmp_path_factory.mktemp("size_flags") / "chain.safetensors"
     chain.save(path)
     return chain, path
 
@@ -54,7 +55,7 @@ def test_the_table_has_presets_that_fit_and_eighths(saved):
 
 def test_chains_of_other_networks_have_shares_alone(tmp_path):
     chain = WeightChain.from_teacher(ResNet(18, 8), IMAGES, "nested", check=False)
-    output = str([label for label, _ in sizing._sizes(ChainLadder([chain]))])
+    output = str([label for label, _ in size_flags._sizes(ChainLadder([chain]))])
     assert output.count("width") == 8
     assert "vit" not in output
 
@@ -133,7 +134,7 @@ def test_onnx_runs_are_timed_as_deployed(saved, monkeypatch):
     monkeypatch.setattr(latency, "RUNS", 3)
     monkeypatch.setattr(latency, "SECONDS", 0.0)
     size = SizeOptions(latency_ms=1e6, runtime="onnxruntime")
-    answer = sizing.ask(ChainLadder([chain]), size)
+    answer = size_flags.ask(ChainLadder([chain]), size)
     assert answer.latency.runtime.startswith("onnxruntime ")
     assert answer.latency.runs == 3
     assert answer.widths == chain.groups
