@@ -7,77 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from oskt.models.vit_layers import EPS, Block, Patches
 from oskt.widths.presets import VIT_PRESETS as PRESETS
 from oskt.widths.presets import vit_widths as widths
 
 __all__ = ["PRESETS", "VisionTransformer", "widths"]
-
-EPS = 1e-6  # of every layer norm, as in timm and PASS
-
-
-class _Patches(nn.Module):
-    """Square patches as tokens, (B, 3, H, W) -> (B, H W / patch^2, channels)."""
-
-    def __init__(self, channels: int, patch: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, channels, patch, patch)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
-
-
-class _Attention(nn.Module):
-    """Self-attention over tokens (B, T, dim). How wide queries, keys and values are is read from
-    the layers: `proj` takes the values, and the rest of qkv's rows are queries and keys alike."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = self.proj.weight.shape[1]
-        key = (self.qkv.weight.shape[0] - value) // 2
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).split([key, key, value], -1)
-        )
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class _MLP(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class _Block(nn.Module):
-    """Attention and MLP, each behind a layer norm and added to the stream. In training a branch
-    is left out of an image with probability `drop`, and counts 1 / (1 - drop) otherwise."""
-
-    def __init__(self, dim: int, heads: int, hidden: int, drop: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, EPS)
-        self.attn = _Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, EPS)
-        self.mlp = _MLP(dim, hidden)
-        self.drop = drop
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._thinned(self.attn(self.norm1(x)))
-        return x + self._thinned(self.mlp(self.norm2(x)))
-
-    def _thinned(self, branch: Tensor) -> Tensor:
-        if not self.training or not self.drop:
-            return branch
-        return branch * F.dropout(branch.new_ones(branch.shape[0], 1, 1), self.drop)
 
 
 class VisionTransformer(nn.Module):
@@ -159,11 +94,11 @@ class VisionTransformer(nn.Module):
         for name in self.position_names:
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, stem)))
         self.pos_embed = nn.Parameter(torch.empty(1, patches + (parts == 0), stem))
-        self.patch_embed = _Patches(stem, patch)
+        self.patch_embed = Patches(stem, patch)
         self.dw = nn.Linear(stem, dim, bias=False) if stem_dim is not None else None
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.Sequential(
-            *(_Block(dim, heads, int(dim * mlp_ratio), rate) for rate in rates)
+            *(Block(dim, heads, int(dim * mlp_ratio), rate) for rate in rates)
         )
         self.norm = nn.LayerNorm(dim, EPS)
         for name in self.neck_names:
