@@ -140,11 +140,11 @@ def test_widths_that_code_wants_equal_keep_one_proportion(name):
     whole = chain(name, "oskt")
     groups = whole.coupling.groups
     width = groups[other].size - groups[other].step
-    sizes = whole.resolve(widths_={other: width})
+    sizes = whole.resolve(widths={other: width})
     assert sizes[first] * groups[other].size == width * groups[first].size
     whole.student(widths={other: width})(example(name))
     with pytest.raises(ValueError, match=r"widths: .* must be \d+, as other layers of group"):
-        whole.resolve(widths_={first: groups[first].size, other: width})
+        whole.resolve(widths={first: groups[first].size, other: width})
 
 
 @pytest.mark.parametrize("shape", ["uniform", "sensitivity"])

@@ -230,7 +230,7 @@ class WeightChain(Sizes):
         Raises:
             ValueError: unknown group or norm, or a width out of range.
         """
-        sizes = self.resolve(widths_=widths or {})
+        sizes = self.resolve(widths=widths or {})
         items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
         shares = reading.student_shares(self.coupling, self.clusterings, sizes, norm)
         return self._named(self._read(items), sizes, shares)
@@ -314,7 +314,7 @@ class WeightChain(Sizes):
         """The full-width network that computes what the student of these widths of a nested chain
         computes (see verify): its channels equal within the clusters at the cut or, where clusters
         do not merge, zero but for the student's."""
-        sizes = self.resolve(widths_=widths)
+        sizes = self.resolve(widths=widths)
         items = reading.tied(self.coupling, self.trees, sizes, self.layouts)
         shares = reading.norm_shares(self.coupling, reading.tied_shares(self.trees, sizes))
         return self._module(self._named(self._read(items), self.groups, shares), self.groups)

@@ -78,7 +78,7 @@ class ChainLadder(Ladder[WeightChain]):
     ) -> dict[str, Tensor]:
         """The tensors of a student by state-dict name, from the widest chain that fits; groups not
         named have the width of the narrowest chain. Otherwise as WeightChain.expand."""
-        sizes = self.resolve(widths_=widths or {})
+        sizes = self.resolve(widths=widths or {})
         return self.chain_for(sizes).expand(sizes, norm=norm)
 
     def student(

@@ -84,7 +84,7 @@ class Ladder(Generic[AnyChain]):
     def resolve(
         self,
         width: float | None = None,
-        widths_: Mapping[str, int] | None = None,
+        widths: Mapping[str, int] | None = None,
         preset: str | None = None,
         **budget: Any,
     ) -> dict[str, int]:
@@ -92,11 +92,11 @@ class Ladder(Generic[AnyChain]):
 
         Groups that a mapping does not name have the width of the narrowest chain.
         """
-        if width is None and widths_ is None and preset is None:
+        if width is None and widths is None and preset is None:
             for chain in self.chains[:0:-1]:
                 with suppress(ValueError):  # its smallest student exceeds the budget
                     return chain.resolve(**budget)
-        return self.chains[0].resolve(width, widths_, preset, **budget)
+        return self.chains[0].resolve(width, widths, preset, **budget)
 
     def chain_for(self, widths: Mapping[str, int]) -> AnyChain:
         """The widest chain that fits a student of these widths, all groups named."""

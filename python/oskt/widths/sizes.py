@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from oskt import widths
 from oskt.coupling import Coupling, TensorLayout
-from oskt.widths import Clustering, presets, shapes
+from oskt.widths import Clustering, presets, resolve, round_width, shapes, terms
 from oskt.widths.budget import Budget, Path, Timer
 from oskt.widths.costs import Costs
 from oskt.widths.merge_tree import MergeTree, Partitions
@@ -77,7 +76,7 @@ class Sizes:
     def resolve(
         self,
         width: float | None = None,
-        widths_: Mapping[str, int] | None = None,
+        widths: Mapping[str, int] | None = None,
         preset: str | None = None,
         params: float | None = None,
         macs: float | None = None,
@@ -95,8 +94,8 @@ class Sizes:
 
         Args:
             width: share of the teacher's channels in every group, in (0, 1].
-            widths_: group -> channels.
-            preset: a key of oskt.widths.presets.PRESETS, on the chain of a residual network.
+            widths: group -> channels.
+            preset: one of oskt.widths.presets.NAMES, on a chain of that family.
             params, macs, memory_mb: at most so many parameters, MACs per image and megabytes (see
                 costs and memory); closed forms.
             latency_ms: at most so many milliseconds for one image, measured; needs torch.
@@ -111,7 +110,7 @@ class Sizes:
                 a budget below the smallest student, which the message names.
         """
         budget = Budget(params, macs, memory_mb, latency_ms)
-        given = sum(x is not None for x in (width, widths_, preset, budget.given or None))
+        given = sum(x is not None for x in (width, widths, preset, budget.given or None))
         name = type(self).__name__
         if given != 1:
             raise ValueError(
@@ -131,9 +130,9 @@ class Sizes:
                 raise ValueError(f"{name}: {error}") from None
             return self.forms.widths(found)
         if preset is not None:
-            widths_ = self._preset(preset)
-        if widths_ is not None:
-            return {**self.widths, **widths.resolve(self.coupling, widths_, self.least)}
+            widths = self._preset(preset)
+        if widths is not None:
+            return {**self.widths, **resolve(self.coupling, widths, self.least)}
         assert width is not None
         if not 0 < width <= 1:
             raise ValueError(
@@ -142,7 +141,7 @@ class Sizes:
             )
         least = self.least
         return {
-            name: widths.round_width(group, width, least[name])
+            name: round_width(group, width, least[name])
             for name, group in self.coupling.free.items()
         }
 
@@ -194,25 +193,25 @@ class Sizes:
     @cached_property
     def forms(self) -> Costs:
         """Parameters, MACs and bytes as closed forms in the widths."""
-        return Costs(self.coupling, widths.terms(self.coupling, self.meta.get("head", ())))
+        return Costs(self.coupling, terms(self.coupling, self.meta.get("head", ())))
 
-    def costs(self, widths_: Mapping[str, int]) -> tuple[int, int]:
+    def costs(self, widths: Mapping[str, int]) -> tuple[int, int]:
         """(parameters, MACs per image) of the student's backbone, without its head."""
-        parameters, macs, _ = self.forms(self.forms.array(widths_))
+        parameters, macs, _ = self.forms(self.forms.array(widths))
         return int(parameters), int(macs)
 
-    def memory(self, widths_: Mapping[str, int]) -> int:
+    def memory(self, widths: Mapping[str, int]) -> int:
         """Bytes that the student occupies: every number that inference reads, in float32.
 
         Weights, vectors and norm statistics, the head's norm included, the classifier not. In half
         precision it is half of it. Activations are not counted: how many live at once is for the
         runtime to say, not for the widths.
         """
-        return int(self.forms(self.forms.array(widths_))[2])
+        return int(self.forms(self.forms.array(widths))[2])
 
-    def shapes(self, widths_: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """State-dict name -> shape, of the tensors in `layouts`, in a student of these widths."""
-        return {layout.name: self.coupling.shape(layout.name, widths_) for layout in self.layouts}
+        return {layout.name: self.coupling.shape(layout.name, widths) for layout in self.layouts}
 
     def source_shape(self, layout: TensorLayout) -> tuple[int, ...]:
         """Shape of a weight in the chain: M rows (all N in a nested chain) over N columns."""
