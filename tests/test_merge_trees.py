@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -305,3 +307,26 @@ def test_docstring():
     results = doctest.testmod(sys.modules["oskt_ext.merge_trees"])  # the name is the function's
     assert results.attempted > 0
     assert results.failed == 0
+
+
+OUT_OF_MEMORY = """
+import resource, torch, oskt_ext
+torch.set_num_threads(2)
+rows = [torch.randn(8, 4), torch.randn(16384, 4)]  # a Gram matrix of 1 GiB
+oskt_ext.merge_trees(rows[:1])
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (600 << 20), -1))
+try:
+    oskt_ext.merge_trees(rows)
+except MemoryError:
+    print("raised")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="its allocator aborts")
+def test_out_of_memory_raises():
+    """One worker fails; the others must not wait for it."""
+    command = [sys.executable, "-c", OUT_OF_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "raised\n"

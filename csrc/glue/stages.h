@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <vector>
@@ -22,6 +23,7 @@ struct Stage {
 
 // Takes the problems through the stages. Earlier problems go first, and one is begun only when
 // those begun have no task to hand out: at most workers + 1 are begun and not finished at a time.
+// After an exception no task is begun, and it is thrown again when those that run are done.
 inline void run_stages(const std::vector<int64_t>& problems, const std::vector<Stage>& stages) {
   struct Progress {
     int64_t problem;
@@ -32,6 +34,7 @@ inline void run_stages(const std::vector<int64_t>& problems, const std::vector<S
   std::size_t first_waiting = 0;
   std::mutex mutex;
   std::condition_variable changed;
+  std::exception_ptr failure;
   const auto enter = [&](Progress& p, std::size_t stage) {
     p.stage = stage;
     p.tasks = p.left = stages[stage].tasks(p.problem);
@@ -39,7 +42,7 @@ inline void run_stages(const std::vector<int64_t>& problems, const std::vector<S
   };
   const auto work = [&](int64_t worker) {
     std::unique_lock<std::mutex> lock(mutex);
-    while (true) {
+    while (!failure) {
       const auto ready = std::find_if(begun.begin(), begun.end(),
                                       [](const Progress& p) { return p.next < p.tasks; });
       if (ready == begun.end()) {
@@ -56,8 +59,18 @@ inline void run_stages(const std::vector<int64_t>& problems, const std::vector<S
       const int64_t problem = ready->problem, task = ready->next++;
       const Stage& stage = stages[ready->stage];
       lock.unlock();
-      stage.run(problem, task, worker);
+      std::exception_ptr thrown;
+      try {
+        stage.run(problem, task, worker);
+      } catch (...) {
+        thrown = std::current_exception();
+      }
       lock.lock();
+      if (thrown) {
+        failure = thrown;
+        changed.notify_all();
+        return;
+      }
       const auto mine = std::find_if(begun.begin(), begun.end(),
                                      [problem](const Progress& p) { return p.problem == problem; });
       if (--mine->left > 0) continue;
@@ -72,6 +85,7 @@ inline void run_stages(const std::vector<int64_t>& problems, const std::vector<S
   torch::stable::parallel_for(0, num_workers(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) work(worker);
   });
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace oskt
