@@ -4,14 +4,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <type_traits>
-
 #include "common/storage.h"
 
 namespace oskt {
-
-template <typename scalar_t>
-using acc_of = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 // Named conversions, because torch's build flags take the implicit ones of half types away.
 __device__ __forceinline__ double load_acc(double value) { return value; }

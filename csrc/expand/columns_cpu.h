@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "common/interleave.h"
+#include "common/storage.h"
 #include "expand/expand.h"
 
 // Short sums over short vectors: unroll-and-jam would turn each vector into scalars in memory.
@@ -25,9 +26,6 @@ namespace oskt::expand {
 
 constexpr int kBatch = 16;  // rows at once: one cache line of floats per column
 constexpr int kAnyArea = 0;
-
-template <typename scalar_t>
-using acc_of = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 // sum + weight * x, rounded once on every processor and in every loop, so that a result depends
 // neither on what the compiler fuses nor on which rows are summed together.

@@ -12,7 +12,7 @@
 
 #include "common/host_team.h"
 #include "kmeans/gram_cpu.h"
-#include "kmeans/gram_kmeans.h"
+#include "kmeans/steps.h"
 
 namespace oskt::kmeans {
 
@@ -121,10 +121,7 @@ class DirectKmeans {
     std::fill(label_.begin(), label_.end(), 0);
     T* minimum = minimum_.data();
     for (int64_t step = 1; step < k_; ++step) {
-      team.lane_sums(n, [=](int64_t i) { return minimum[i]; }, lanes.data());
-      team.prefix(std::min<int64_t>(n, kTeamLanes), lanes.data());
-      // All rows coincide with a centre when the last prefix is 0: any row will do.
-      const bool spent = !(lanes[std::min<int64_t>(n, kTeamLanes) - 1] > 0);
+      const bool spent = !prepare_draws(team, n, minimum, lanes.data());
       const int64_t count = spent ? 1 : trials;
       for (int64_t t = 0; t < count; ++t) {
         const double u = uniform(settings_.seed, restart, step, t);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/gemm_nt.h"
+#include "common/storage.h"
 #include "glue/checks.h"
 #include "glue/stages.h"
 #include "kmeans/rows_simd.h"
@@ -65,13 +66,18 @@ struct RowProblem {
   }
 };
 
-// Indices of problems by falling cost, so that no long one starts last.
-template <typename Problem, typename Cost>
-std::vector<int64_t> by_cost(const std::vector<Problem>& problems, const Cost& cost) {
+// Indices of problems by falling cost of the Gram matrix and what follows it, so that no long one
+// starts last.
+template <typename Problem>
+std::vector<int64_t> by_cost(const std::vector<Problem>& problems) {
+  const auto cost = [&](int64_t b) {
+    const Problem& p = problems[b];
+    return p.n * p.n * (p.dims + kTile);
+  };
   std::vector<int64_t> order(problems.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return cost(problems[a]) > cost(problems[b]); });
+                   [&](int64_t a, int64_t b) { return cost(a) > cost(b); });
   return order;
 }
 

@@ -14,23 +14,12 @@
 // The text is written for a team (common/team.h): a CPU thread or a CUDA block.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
-#include "common/rng.h"
-#include "common/team.h"
+#include "kmeans/steps.h"
 #include "kmeans/ward.h"
 
 namespace oskt::kmeans {
-
-enum class Init : int32_t { kPlusPlus, kWard, kLabels };
-
-struct Settings {
-  Init init;
-  bool hartigan;
-  int32_t max_iter;
-  uint64_t seed;
-};
 
 // One problem: its Gram matrix, symmetric, row-major without padding, and its number of clusters.
 template <typename T>
@@ -40,17 +29,6 @@ struct Gram {
   int64_t k;
 
   OSKT_HOST_DEVICE const T* row(int64_t i) const { return entries + i * n; }
-};
-
-struct Outcome {
-  double inertia;
-  double rounding;  // inertias this close are equal
-  int64_t n_iter;
-
-  // Whether a later restart replaces this one.
-  OSKT_HOST_DEVICE bool worse_than(const Outcome& later) const {
-    return later.inertia < inertia - rounding;
-  }
 };
 
 // Scratch of one (problem, restart). `label` is the result, and the start under Init::kLabels
@@ -94,58 +72,6 @@ struct Workspace {
     return layout.used;
   }
 };
-
-// Draws row i with probability minimum[i] / sum, from the inclusive prefix sums of the lanes.
-template <typename T>
-OSKT_HOST_DEVICE int64_t draw_row(int64_t n, const T* minimum, const double* lanes, double u) {
-  const int64_t count = n < kTeamLanes ? n : kTeamLanes;
-  const double target = u * lanes[count - 1];
-  int64_t low = 0, high = count - 1;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (lanes[middle] > target) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  double rest = target - (low > 0 ? lanes[low - 1] : 0.0);
-  int64_t drawn = low;
-  for (int64_t i = low; i < n; i += kTeamLanes) {
-    if (!(minimum[i] > 0)) continue;  // a chosen row, or its duplicate
-    drawn = i;
-    rest -= static_cast<double>(minimum[i]);
-    if (rest < 0) break;
-  }
-  return drawn;
-}
-
-// Candidates per step of greedy k-means++.
-OSKT_HOST_DEVICE int trials_of(int64_t k) {
-  return 2 + static_cast<int>(std::log(static_cast<double>(k)));
-}
-
-// Counts the clusters; an empty one takes the row farthest from its centre, from a cluster of more
-// than one. `minimum` holds the squared distances to the own centres.
-template <typename T, typename Team>
-OSKT_HOST_DEVICE void fill_empty(Team& team, int64_t n, int64_t k, int32_t* label, T* minimum,
-                                 int32_t* size) {
-  team.count(n, k, label, size);
-  const double empty = team.sum(k, [=](int64_t c) { return size[c] == 0 ? 1.0 : 0.0; });
-  if (empty == 0) return;
-  for (int64_t c = 0; c < k; ++c) {
-    if (size[c] != 0) continue;
-    const int64_t far =
-        team.argmin(n, [=](int64_t i) { return size[label[i]] > 1 ? -minimum[i] : kInfinity<T>; })
-            .index;
-    team.once([=] {
-      --size[label[far]];
-      size[c] = 1;
-      label[far] = static_cast<int32_t>(c);
-      minimum[far] = 0;
-    });
-  }
-}
 
 template <typename T, typename Team>
 class GramKmeans {
@@ -196,10 +122,7 @@ class GramKmeans {
       w_.label[i] = 0;
     });
     for (int64_t step = 1; step < k; ++step) {
-      team_.lane_sums(n, [=](int64_t i) { return w_.minimum[i]; }, w_.lanes);
-      team_.prefix(n < kTeamLanes ? n : kTeamLanes, w_.lanes);
-      // All rows coincide with a centre when the last prefix is 0: any row will do.
-      const bool spent = !(w_.lanes[(n < kTeamLanes ? n : kTeamLanes) - 1] > 0);
+      const bool spent = !prepare_draws(team_, n, w_.minimum, w_.lanes);
       int64_t chosen = step;
       double lowest = kInfinity<double>;
       for (int trial = 0; !spent && trial < trials; ++trial) {

@@ -22,8 +22,8 @@
 #include <utility>
 #include <vector>
 
-#include "kmeans/gram_kmeans.h"
 #include "kmeans/row_checks.h"
+#include "kmeans/steps.h"
 
 namespace oskt::kmeans {
 

@@ -13,6 +13,7 @@
 #include "common/simd.h"
 #include "kmeans/direct_kmeans.h"
 #include "kmeans/gram_cpu.h"
+#include "kmeans/gram_kmeans.h"
 #include "kmeans/kmeans.h"
 
 namespace oskt::kmeans {
@@ -88,8 +89,7 @@ class Batch {
                         find_means(problems_[b], run, out, workers_[worker]);
                       }});
     std::vector<int64_t> on_gram;
-    for (int64_t b :
-         by_cost(problems_, [](const auto& p) { return p.n * p.n * (p.dims + kTile); })) {
+    for (int64_t b : by_cost(problems_)) {
       if (!arguments_.direct[b]) {
         on_gram.push_back(b);
         continue;
@@ -226,7 +226,7 @@ Result kmeans_cpu(std::vector<Tensor> rows, std::vector<int64_t> k, std::string 
   Tensor n_iter = torch::stable::new_empty(rows[0], {size}, ScalarType::Long);
   dispatch_floating("kmeans", rows[0].scalar_type(), [&](auto zero) {
     using S = decltype(zero);
-    using T = std::conditional_t<std::is_same_v<S, double>, double, float>;
+    using T = acc_of<S>;
     Batch<S, T>(rows, k, arguments)
         .run(initial_centers, centers, labels, static_cast<double*>(inertia.mutable_data_ptr()),
              static_cast<int64_t*>(n_iter.mutable_data_ptr()));

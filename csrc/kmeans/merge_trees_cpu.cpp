@@ -45,7 +45,7 @@ void grow(const std::vector<Tensor>& rows, MergeTrees& trees) {
                       grow_host(p.gram, p.n, tree, dendrogram_of(trees, b));
                       grams.close(p);
                     }});
-  run_stages(by_cost(problems, [](const auto& p) { return p.n * p.n * (p.dims + kTile); }), stages);
+  run_stages(by_cost(problems), stages);
 }
 
 MergeTrees merge_trees_cpu(std::vector<Tensor> rows) {
@@ -54,7 +54,7 @@ MergeTrees merge_trees_cpu(std::vector<Tensor> rows) {
   MergeTrees trees = new_merge_trees(rows);
   dispatch_floating("merge_trees", rows[0].scalar_type(), [&](auto zero) {
     using S = decltype(zero);
-    using T = std::conditional_t<std::is_same_v<S, double>, double, float>;
+    using T = acc_of<S>;
     grow<S, T>(rows, trees);
   });
   return trees;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/gemm_nt.h"
+#include "common/host_device.h"
 #include "common/numeric.h"
 #include "common/simd.h"
 
@@ -10,7 +11,6 @@ namespace oskt::kmeans {
 namespace {
 
 // Every function below is one of these templates in a plain function: only those are cloned.
-#define OSKT_INLINE inline __attribute__((always_inline))
 
 template <typename T>
 OSKT_INLINE double add_row_of(const T* row, int64_t dims, double scale, double* sum) {

@@ -14,9 +14,8 @@ namespace oskt::kmeans {
   /* out[t] = |x - candidates[t, :]|^2 for t < count, by definition in T. */                      \
   void sq_dists_to(const T* row, int64_t dims, T scale, const T* candidates, int64_t count,       \
                    T* out);                                                                       \
-  /* panel[d, r] = scale[r] * rows[r][d] - offset[d] for r < filled, zero up to the panel width;  \
-   */                                                                                             \
-  /* the layout of gemm_nt.h. */                                                                  \
+  /* panel[d, r] = scale[r] * rows[r][d] - offset[d] for r < filled, zero up to the width of */   \
+  /* the panel; the layout of gemm_nt.h. */                                                       \
   void pack_panel(const T* const* rows, int64_t filled, int64_t dims, const double* scale,        \
                   const T* offset, T* panel);                                                     \
   /* out[r, c] = block[r, c] and mirrored[c, r] = block[r, c]; of a block on the diagonal only */ \
@@ -24,9 +23,8 @@ namespace oskt::kmeans {
   void write_mirrored(const T* block, int64_t block_stride, int64_t rows, int64_t columns,        \
                       bool diagonal, T* out, T* mirrored, int64_t stride);                        \
   /* Lowers best[r] to the minimum over c of grown[c] (base[r] + square[c] - 2 product[r, c]), */ \
-  /* and arg[r] to first + c; the lowest c wins, and c = own[r] - first is left out. `grown` and  \
-   */                                                                                             \
-  /* `own` may be null: 1 and none. The product is overwritten. */                                \
+  /* and arg[r] to first + c; the lowest c wins, and c = own[r] - first is left out. `grown` */   \
+  /* and `own` may be null: 1 and none. The product is overwritten. */                            \
   void nearest_of(T* product, int64_t stride, int64_t rows, int64_t columns, int64_t first,       \
                   const T* square, const T* grown, const T* base, const int32_t* own, T* best,    \
                   int32_t* arg);

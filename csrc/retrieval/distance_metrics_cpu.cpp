@@ -3,9 +3,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
+#include "common/storage.h"
 #include "retrieval/distance_metrics.h"
 #include "retrieval/rank_hits.h"
 
@@ -14,7 +14,7 @@ namespace {
 
 template <typename scalar_t>
 void rank_rows(const Tensor& distances, const HitRanker& ranker) {
-  using acc_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+  using acc_t = acc_of<scalar_t>;
   const auto* data = static_cast<const scalar_t*>(distances.const_data_ptr());
   const int64_t gallery = distances.size(1);
   torch::stable::parallel_for(0, distances.size(0), 1, [&](int64_t begin, int64_t end) {

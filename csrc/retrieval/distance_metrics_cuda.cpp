@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <tuple>
-#include <type_traits>
 
 #include "retrieval/distance_metrics.h"
 #include "retrieval/distance_metrics_kernel.h"
@@ -19,7 +18,7 @@ constexpr const char* kOp = "distance_metrics";
 template <typename scalar_t>
 void rank_rows(const DistanceInputs& in, const QueryRows& out, const Tensor& first_hit,
                cudaStream_t stream) {
-  using acc_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+  using acc_t = acc_of<scalar_t>;
   const int64_t score_pitch = round_up(in.gallery, kTile);
   const int64_t chunk = chunk_rows(in.queries, score_pitch);
   const auto* distances = static_cast<const scalar_t*>(in.distances.const_data_ptr());

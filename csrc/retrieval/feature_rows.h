@@ -2,18 +2,20 @@
 // of kStrip rows against every item holds kStrip * items numbers, and nothing else grows with
 // items.
 //
-//   const FeatureRows<float> queries({query_features}, cosine), gallery({gallery_features},
-//   cosine); ScoreStrip<float> strip(queries, gallery); strip.multiply(first, count, 0, [](int64_t,
-//   int64_t) {}); strip.row(i)[g]  // <query first + i, item g>
+//   const FeatureRows<float> queries({query_features}, cosine);
+//   const FeatureRows<float> gallery({gallery_features}, cosine);
+//   ScoreStrip<float> strip(queries, gallery);
+//   strip.multiply(first, count, 0, [](int64_t, int64_t) {});
+//   strip.row(i)[g];  // <query first + i, item g>
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "common/gemm_nt.h"
+#include "common/storage.h"
 #include "glue/checks.h"
 #include "glue/parallel.h"
 
@@ -21,9 +23,6 @@ namespace oskt::retrieval {
 
 // Packing an item costs about as much as 50 rows of the strip take to multiply with it.
 constexpr int64_t kStrip = 512;
-
-template <typename scalar_t>
-using acc_of = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 // Sum of squares in double, in eight fixed lanes: equal rows have equal norms at any address.
 template <typename scalar_t>
