@@ -17,6 +17,7 @@
 // Every sum has one owner and a fixed order: results are bitwise repeatable on every device.
 
 #include "common/storage.cuh"
+#include "common/warp.cuh"
 #include "expand/expand.h"
 #include "expand/expand_kernel.h"
 
@@ -83,10 +84,8 @@ __device__ __forceinline__ void run_task(const PlanReader& plan, const PlanTask&
     const uint32_t e = f % width, o = e % area;
     const auto column = static_cast<int32_t>(task.column_begin + e / area);
     acc_t sum = sum_element<acc_t>(item, rows, columns, group, column, o, lane, lanes, source);
-    // `f` is one for the whole warp when lanes is 32, so every lane is here; the butterfly leaves
-    // the same sum in each.
-    if (lanes == 32)
-      for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    // `f` is one for the whole warp when lanes is 32, so every lane is here.
+    if (lanes == 32) sum = warp_sum(sum);
     const int64_t at = column * item.area + o;
     for (int32_t w = writes.begin(group) + lane; w < writes.end(group); w += lanes)
       store_acc(student + writes.index[w] * student_pitch + at, sum);

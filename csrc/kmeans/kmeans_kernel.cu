@@ -10,6 +10,7 @@
 
 #include "common/block_sum.cuh"
 #include "common/device_team.cuh"
+#include "common/warp.cuh"
 #include "kmeans/gram_kernel.cuh"
 #include "kmeans/kmeans_kernel.h"
 
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kLineThreads) nearest_kernel(DeviceBatch batch
       const double residual = load(row + d) * scale - load(centers + c * p.dims + d);
       sum += residual * residual;
     }
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    sum = warp_sum(sum);
     if (sum < best.value) best = {sum, c};
   }
   if (lane == 0) nearest[warp] = best;

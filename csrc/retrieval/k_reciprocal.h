@@ -5,9 +5,8 @@
 //   d(i, j)    = |i - j|^2 / 2; under cosine 1 - cos, which is the same for rows of length 1
 //   far(i)     = max_j d(i, j)
 //   mutual(i, n) = {j among the first n of i's list with i among the first n of j's}
-//   set(i)     = mutual(i, near), and mutual(c, half) of every c in it whose mutual(c, half) lies
-//   in
-//                it by more than two thirds
+//   set(i)     = mutual(i, near), and mutual(c, half) of every c in it of which more than two
+//                thirds lie in it
 //   V(i, j)    = exp(-d(i, j) / far(i)) on set(i), scaled to sum 1
 //   V'(i)      = mean of V over the first k2 of i's list
 #pragma once
@@ -84,11 +83,12 @@ OSKT_HOST_DEVICE double share_of_farthest(double distance, double farthest) {
   return farthest > 0.0 && distance > 0.0 ? distance / farthest : 0.0;
 }
 
-// Mean of `count` rows of V, columns ascending, each sum in the order of `rows`. Calls
+// V'(i) with k2 = `count`: columns ascending, each sum in the order of i's list. Calls
 // emit(column, mean) and returns how often; `head` is scratch [count].
 template <typename acc_t, typename Emit>
-OSKT_HOST_DEVICE int64_t merge_rows(const SparseRows<acc_t>& v, const int32_t* rows, int32_t count,
-                                    int32_t* head, const Emit& emit) {
+OSKT_HOST_DEVICE int64_t merge_rows(const SparseRows<acc_t>& v, const Nearest& nearest, int32_t i,
+                                    int32_t count, int32_t* head, const Emit& emit) {
+  const int32_t* rows = count == 1 ? &i : nearest.list(i);  // k2 = 1 leaves V as it is
   for (int32_t r = 0; r < count; ++r) head[r] = 0;
   for (int64_t written = 0;; ++written) {
     int32_t column = INT32_MAX;

@@ -104,9 +104,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> encode_all(const Tensor& queries, con
   int64_t* starts = start.mutable_data_ptr<int64_t>();
   std::vector<int32_t> heads(num_workers() * sizes.mean);
   const auto merge = [&](int64_t i, int64_t worker, const auto& emit) {
-    const int32_t self = static_cast<int32_t>(i);
-    const int32_t* rows = sizes.mean == 1 ? &self : nearest.list(self);
-    return merge_rows(v.rows, rows, sizes.mean, heads.data() + worker * sizes.mean, emit);
+    return merge_rows(v.rows, nearest, static_cast<int32_t>(i), sizes.mean,
+                      heads.data() + worker * sizes.mean, emit);
   };
   starts[0] = 0;
   for_each_task(n, [&](int64_t i, int64_t worker) {

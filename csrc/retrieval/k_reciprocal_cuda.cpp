@@ -9,53 +9,10 @@
 
 #include "retrieval/k_reciprocal_checks.h"
 #include "retrieval/k_reciprocal_kernel.h"
-#include "retrieval/rank_cuda.h"
+#include "retrieval/scores_cuda.h"
 
 namespace oskt::retrieval {
 namespace {
-
-template <typename scalar_t>
-using acc_of = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-
-// Rows in the computing type, one matrix after the other, with room for `parts`.
-template <typename acc_t>
-class DeviceRows {
- public:
-  DeviceRows(const char* op, const std::vector<Tensor>& parts, bool cosine, cudaStream_t stream)
-      : pitch(round_up(parts[0].size(1), kDepth)) {
-    for (const Tensor& part : parts) count += part.size(0);
-    rows_ = torch::stable::new_empty(parts[0], {count, pitch}, kAccType<acc_t>);
-    bias_ = torch::stable::new_empty(parts[0], {count}, kAccType<acc_t>);
-    int64_t first = 0;
-    for (const Tensor& part : parts) {
-      check_launch(op, launch_rows<acc_t>({part.const_data_ptr(), storage_of(op, part),
-                                           rows_.template mutable_data_ptr<acc_t>() + first * pitch,
-                                           bias_.template mutable_data_ptr<acc_t>() + first,
-                                           part.size(0), part.size(1), pitch, cosine},
-                                          stream));
-      first += part.size(0);
-    }
-  }
-
-  const acc_t* rows() const { return rows_.template const_data_ptr<acc_t>(); }
-  const acc_t* bias() const { return bias_.template const_data_ptr<acc_t>(); }
-
-  int64_t pitch, count = 0;
-
- private:
-  Tensor rows_, bias_;
-};
-
-// Scores of rows [first, first + count) against all items.
-template <typename acc_t>
-void multiply(const char* op, const DeviceRows<acc_t>& rows, int64_t first, int64_t count,
-              const DeviceRows<acc_t>& items, acc_t* scores, int64_t score_pitch,
-              cudaStream_t stream) {
-  check_launch(op,
-               launch_scores<acc_t>({rows.rows() + first * rows.pitch, items.rows(), items.bias(),
-                                     scores, count, items.count, rows.pitch, score_pitch},
-                                    stream));
-}
 
 template <typename acc_t>
 std::tuple<Tensor, Tensor, Tensor, Tensor> encode_all(const Tensor& queries, const Tensor& gallery,

@@ -13,13 +13,12 @@
 #include <cmath>
 
 #include "common/numeric.h"
+#include "common/warp.cuh"
 #include "retrieval/k_reciprocal_kernel.h"
 
 namespace oskt::retrieval {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kBlocks = 4;  // per multiprocessor: 64 registers, where ptxas would rather spill
@@ -113,9 +112,7 @@ __global__ void __launch_bounds__(kThreads) weights_kernel(EncodeParams<acc_t> p
       const double a = row[d], b = other[d];
       sum = p.cosine ? fma(a, b, sum) : fma(a - b, a - b, sum);
     }
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(kFullWarp, sum, offset);
-    }
+    sum = warp_sum(sum);
     const double distance = p.cosine ? 1.0 - sum : 0.5 * sum;
     const double raw = exp(-share_of_farthest(distance, p.farthest[i]));
     if (lane == 0) weight[k] = static_cast<acc_t>(raw);
@@ -146,9 +143,7 @@ struct Entries {
 
 template <typename acc_t, typename Emit>
 __device__ int64_t merge_row(const MergeParams<acc_t>& p, int64_t i, const Emit& emit) {
-  const int32_t self = static_cast<int32_t>(i);
-  const int32_t* rows = p.mean == 1 ? &self : p.nearest.list(self);
-  return merge_rows(p.v, rows, p.mean, p.head + i * p.mean, emit);
+  return merge_rows(p.v, p.nearest, static_cast<int32_t>(i), p.mean, p.head + i * p.mean, emit);
 }
 
 template <typename acc_t>

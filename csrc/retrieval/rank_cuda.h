@@ -1,29 +1,10 @@
 // What the CUDA glue of retrieval_metrics and distance_metrics hands to the ranks kernel.
 #pragma once
 
-#include <algorithm>
-#include <type_traits>
-
-#include "glue/cuda.h"
 #include "retrieval/retrieval_checks.h"
-#include "retrieval/retrieval_metrics_kernel.h"
+#include "retrieval/scores_cuda.h"
 
 namespace oskt::retrieval {
-
-constexpr int64_t kChunkScores = int64_t{1} << 24;  // scores of a chunk: 64 MB of floats
-constexpr int64_t kMaxChunk = int64_t{1} << 15;     // queries of a chunk: the grid's second side
-
-template <typename acc_t>
-constexpr ScalarType kAccType =
-    std::is_same_v<acc_t, double> ? ScalarType::Double : ScalarType::Float;
-
-inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-// Rows of a chunk of scores, a multiple of kTile.
-inline int64_t chunk_rows(int64_t rows, int64_t score_pitch) {
-  return std::min(round_up(rows, kTile), std::clamp(kChunkScores / score_pitch / kTile * kTile,
-                                                    int64_t{kTile}, kMaxChunk));
-}
 
 inline Tensor rank_workspace(const Labels& labels, int64_t chunk) {
   return torch::stable::new_empty(labels.query_ids, {chunk, 2, labels.gallery_ids.numel()},

@@ -52,7 +52,7 @@ inline void check_features(const char* op, const Tensor& query_features,
 
 struct Inputs : Labels {
   Tensor query_features, gallery_features;  // [queries, width], [gallery, width]
-  int64_t queries, gallery, width;
+  int64_t queries, gallery;
   bool cosine;
 };
 
@@ -72,7 +72,6 @@ inline Inputs checked_inputs(const Tensor& query_features, const Tensor& gallery
           torch::stable::contiguous(gallery_features),
           query_features.size(0),
           gallery_features.size(0),
-          query_features.size(1),
           metric == "cosine"};
 }
 

@@ -3,9 +3,9 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
-#include <type_traits>
 
 #include "retrieval/rank_cuda.h"
 
@@ -13,46 +13,24 @@ namespace oskt::retrieval {
 namespace {
 
 constexpr const char* kOp = "retrieval_metrics";
-template <typename acc_t>
-struct Rows {
-  Tensor rows, bias;
-
-  Rows(const Tensor& features, const Inputs& in, int64_t pitch, cudaStream_t stream)
-      : rows(torch::stable::new_empty(features, {features.size(0), pitch}, kAccType<acc_t>)),
-        bias(torch::stable::new_empty(features, {features.size(0)}, kAccType<acc_t>)) {
-    check_launch(kOp, launch_rows<acc_t>({features.const_data_ptr(), storage_of(kOp, features),
-                                          rows.template mutable_data_ptr<acc_t>(),
-                                          bias.template mutable_data_ptr<acc_t>(), features.size(0),
-                                          in.width, pitch, in.cosine},
-                                         stream));
-  }
-};
 
 template <typename acc_t>
 void measure(const Inputs& in, const QueryRows& out, double* cmc, int64_t max_rank,
              cudaStream_t stream) {
-  const int64_t pitch = round_up(in.width, kDepth);
+  const DeviceRows<acc_t> queries(kOp, {in.query_features}, in.cosine, stream);
+  const DeviceRows<acc_t> gallery(kOp, {in.gallery_features}, in.cosine, stream);
   const int64_t score_pitch = round_up(in.gallery, kTile);
   const int64_t chunk = chunk_rows(in.queries, score_pitch);
-  const Rows<acc_t> queries(in.query_features, in, pitch, stream);
-  const Rows<acc_t> gallery(in.gallery_features, in, pitch, stream);
   const Tensor scores =
       torch::stable::new_empty(in.query_features, {chunk, score_pitch}, kAccType<acc_t>);
   const Tensor workspace = rank_workspace(in, chunk);
   const Tensor first_hit = torch::stable::new_empty(in.query_ids, {in.queries}, ScalarType::Int);
-
+  acc_t* score = scores.template mutable_data_ptr<acc_t>();
   for (int64_t start = 0; start < in.queries; start += chunk) {
     const int64_t count = std::min(chunk, in.queries - start);
-    check_launch(
-        kOp, launch_scores<acc_t>(
-                 {queries.rows.template const_data_ptr<acc_t>() + start * pitch,
-                  gallery.rows.template const_data_ptr<acc_t>(),
-                  gallery.bias.template const_data_ptr<acc_t>(),
-                  scores.template mutable_data_ptr<acc_t>(), count, in.gallery, pitch, score_pitch},
-                 stream));
-    check_launch(kOp, launch_ranks(rank_params(in, out, first_hit, workspace,
-                                               scores.template mutable_data_ptr<acc_t>(),
-                                               score_pitch, start, count),
+    multiply(kOp, queries, start, count, gallery, score, score_pitch, stream);
+    check_launch(kOp, launch_ranks(rank_params(in, out, first_hit, workspace, score, score_pitch,
+                                               start, count),
                                    stream));
   }
   check_launch(kOp,
@@ -69,9 +47,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retrieval_metrics_cuda(
   const QueryRows out(in.query_features, in.queries);
   const Tensor cmc = torch::stable::new_empty(in.query_features, {max_rank}, ScalarType::Double);
   dispatch_floating(kOp, query_features.scalar_type(), [&](auto zero) {
-    using acc_t = std::conditional_t<std::is_same_v<decltype(zero), double>, double, float>;
-    measure<acc_t>(in, out, cmc.mutable_data_ptr<double>(), max_rank,
-                   current_stream(query_features));
+    measure<acc_of<decltype(zero)>>(in, out, cmc.mutable_data_ptr<double>(), max_rank,
+                                    current_stream(query_features));
   });
   return {cmc, out.average_precision, out.inverse_negative_penalty,
           out.trapezoid_average_precision};

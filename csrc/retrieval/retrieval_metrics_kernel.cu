@@ -19,14 +19,13 @@
 #include <type_traits>
 
 #include "common/storage.cuh"
+#include "common/warp.cuh"
 #include "retrieval/retrieval_metrics.h"
 #include "retrieval/retrieval_metrics_kernel.h"
 
 namespace oskt::retrieval {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kThreads = 256;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -45,10 +44,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(RowsParams<acc_t> p) {
     const double x = load_acc(source[d]);
     norm2 = fma(x, x, norm2);
   }
-  // A butterfly: every lane ends with the same sum, in the same order for every row.
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    norm2 += __shfl_xor_sync(kFullWarp, norm2, offset);
-  }
+  norm2 = warp_sum(norm2);
   const double scale = !p.cosine ? 1.0 : norm2 > 0.0 ? 1.0 / sqrt(norm2) : 0.0;
   for (int64_t d = lane; d < p.pitch; d += kWarp) {
     row[d] = d < p.width ? static_cast<acc_t>(load_acc(source[d]) * scale) : acc_t{0};
@@ -206,13 +202,6 @@ __global__ void __launch_bounds__(kThreads, 2) scores_kernel(ScoreParams<acc_t> 
 // --------------------------------------------------------------------------------------- ranks
 
 constexpr int kHitsPerPass = 8;  // hits whose ranks one reading of the scores counts
-
-__device__ inline int32_t warp_sum(int32_t value) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(kFullWarp, value, offset);
-  }
-  return value;
-}
 
 // Lists the hits of the block's query, in any order, and takes junk out of the race.
 template <typename acc_t>
