@@ -46,15 +46,8 @@ def numpy_toolkit(problem):
 
 
 def torch_sort(problem):
-    distance, query_ids, gallery_ids, query_cameras, gallery_cameras = problem
-    order = distance.argsort(dim=1, stable=True)
-    same = gallery_ids[order] == query_ids[:, None]
-    keep = ~(same & (gallery_cameras[order] == query_cameras[:, None]))
-    hits = same & keep
-    precision = hits.cumsum(1).double() / keep.cumsum(1).clamp(min=1)
-    found = hits.sum(1)
-    valid = found > 0
-    return float((((precision * hits).sum(1))[valid] / found[valid]).mean())
+    distance, *labels = problem
+    return reid_data.mean_precision(distance.argsort(dim=1, stable=True), *labels)
 
 
 @pytest.mark.parametrize("run", [ours, ours_in_chunks, one_read, numpy_toolkit, torch_sort])

@@ -68,15 +68,9 @@ def numpy_toolkit(problem):
 
 def torch_sort(problem):
     """The same in torch without a loop: sort, gather, cumulative sums of whole matrices."""
-    queries, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras = problem
+    queries, gallery, *labels = problem
     order = (1 - queries @ gallery.T).argsort(dim=1, stable=True)
-    same = gallery_ids[order] == query_ids[:, None]
-    keep = ~(same & (gallery_cameras[order] == query_cameras[:, None]))
-    hits = same & keep
-    precision = hits.cumsum(1).double() / keep.cumsum(1).clamp(min=1)
-    found = hits.sum(1)
-    valid = found > 0
-    return float((((precision * hits).sum(1))[valid] / found[valid]).mean())
+    return reid_data.mean_precision(order, *labels)
 
 
 PEERS = {

@@ -108,11 +108,6 @@ def items_of(case: str) -> Items:
     return CASES[case]()
 
 
-def resnet50_items(preset: str) -> Items:
-    """A published chain to one of the paper's sizes."""
-    return items_of(preset)
-
-
 CASES: dict[str, Callable[[], Items]] = {
     **{name: (lambda size=size: resnet50(published, *size)) for name, size in PRESETS.items()},
     "vit-b-1/4": lambda: vit_b(published, 1 / 4),

@@ -1,4 +1,4 @@
-"""Features and labels of the sizes of ReID test sets, and the memory that a call takes."""
+"""Features and labels of the sizes of ReID test sets, a peer, and the memory that a call takes."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ def problem(size: Size, noise: float = 3.0) -> list[Tensor]:
             rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         sides.append(side)
     return [*sides, query_ids, gallery_ids, *cameras]
+
+
+def mean_precision(
+    order: Tensor,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    query_cameras: Tensor,
+    gallery_cameras: Tensor,
+) -> float:
+    """The mAP of whole rankings [Q, G] in torch without a loop: the second half of a peer."""
+    same = gallery_ids[order] == query_ids[:, None]
+    keep = ~(same & (gallery_cameras[order] == query_cameras[:, None]))
+    hits = same & keep
+    precision = hits.cumsum(1).double() / keep.cumsum(1).clamp(min=1)
+    found = hits.sum(1)
+    valid = found > 0
+    return float((((precision * hits).sum(1))[valid] / found[valid]).mean())
 
 
 def with_peak(call: Callable[[], T]) -> tuple[T, float]:

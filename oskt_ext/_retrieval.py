@@ -102,7 +102,7 @@ def check_labels(op: str, name: str, value: Any, count: int | None, device: torc
         raise TypeError(
             f"{op}: {name} must be integers, got {labels.dtype}. Number the names first."
         )
-    if labels.dim() != 1 or len(labels) != (len(labels) if count is None else count):
+    if labels.dim() != 1 or count not in (None, len(labels)):
         raise ValueError(
             f"{op}: {name} must be of shape ({'*' if count is None else count},), got "
             f"{tuple(labels.shape)}. Pass one entry per image."
