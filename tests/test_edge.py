@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import json
 
@@ -227,8 +228,10 @@ def test_the_command_says_what_is_wrong_in_one_line(saved, tmp_path):
 
 
 def test_expand_has_it_as_a_backend(saved, tmp_path):
-    chain, path = saved
-    files = {}
+    chain, _ = saved
+    chain, path, files = copy.copy(chain), tmp_path / "chain", {}
+    chain.meta = {**chain.meta, "recipe": {"height": 64, "width": 32}}  # evaluation reads it
+    chain.save(path)
     for backend in ("torch", "numpy"):
         files[backend] = tmp_path / backend
         arguments = ["expand", path, "--width", 0.5, "--norm", "exact", "--out", files[backend]]
@@ -242,9 +245,11 @@ def test_expand_has_it_as_a_backend(saved, tmp_path):
         {name: tensor.numpy() for name, tensor in ours.items()}, chain, chain.resolve(0.5), "exact"
     )
     assert (own["widths"], own["parent"]) == (meta["widths"], meta["parent"])
-    more = [str(a) for a in (*arguments, "--backend", "numpy", "--recalibrate", "data")]
-    with pytest.raises(ValueError, match="--backend must be torch for --recalibrate, got numpy"):
-        CliRunner().invoke(cli.app, more, catch_exceptions=False)
+    assert own["recipe"] == meta["recipe"] == {"height": 64, "width": 32}
+    for wish in (["--recalibrate", "data"], ["--norm", "cosine"]):
+        more = [str(a) for a in (*arguments, "--backend", "numpy", *wish)]
+        with pytest.raises(ValueError, match=f"--backend must be torch for {wish[0]}.*, got num"):
+            CliRunner().invoke(cli.app, more, catch_exceptions=False)
 
 
 def test_the_oskt_command_expands_without_torch(saved, tmp_path):

@@ -257,10 +257,11 @@ def expand(
     out: Annotated[Path, typer.Option(help="model file to write")],
     size: SizeOptions,
     norm: Annotated[
-        Literal["interpolate", "exact"],
+        Literal["interpolate", "exact", "cosine"],
         typer.Option(
-            help="norm vectors of a published chain: towards the teacher's as width grows, or such "
-            "that every width computes the same as the narrowest"
+            help="norm vectors of a published chain: towards the teacher's as width grows, such "
+            "that every width computes the same as the narrowest, or that cosines are the same, "
+            "too: students of all sizes then search one gallery"
         ),
     ] = "interpolate",
     recalibrate: Annotated[
@@ -284,9 +285,10 @@ def expand(
     device: Device = None,
 ) -> None:
     """Write a student of any size; give --width, --preset, --group or limits, several together."""
-    if backend == "numpy" and recalibrate is not None:
+    if backend == "numpy" and (recalibrate is not None or norm == "cosine"):
+        what = "--recalibrate" if recalibrate is not None else "--norm cosine"
         raise ValueError(
-            "expand: --backend must be torch for --recalibrate, got numpy. Leave one of them out."
+            f"expand: --backend must be torch for {what}, got numpy. Leave one of them out."
         )
     ladder = ChainLadder.load(chain)
     answer = ask(ladder, size, device, height=height, width=image_width)
@@ -299,7 +301,14 @@ def expand(
         if recalibrate is not None:
             data = open_data(source.meta, recalibrate, device, height=height, width=image_width)
             data.recalibrate(student)
-        save_model(out, student.cpu(), {**_student_meta(student, chain), **answer.measured()})
+        meta = {
+            "spec": getattr(student, "spec", None),
+            "widths": students.widths_of(student),
+            "parent": file_hash(chain),
+            **source.trained_on,
+            **answer.measured(),
+        }
+        save_model(out, student.cpu(), meta)
     if len(ladder.chains) > 1:
         console.print(f"from {ladder.name_of(source)}")
     console.print(f"student: {out}  {answer}")
@@ -559,11 +568,6 @@ def _print_frozen(ladder: ChainLadder) -> None:
     for group in ladder.coupling.groups.values():
         if group.frozen:
             console.print(f"frozen at {group.size}: {group.name} ({group.frozen})")
-
-
-def _student_meta(student: torch.nn.Module, chain: Path) -> dict[str, object]:
-    spec = getattr(student, "spec", None)
-    return {"spec": spec, "widths": students.widths_of(student), "parent": file_hash(chain)}
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -200,8 +200,15 @@ def write_student(
     spec = chain.meta.get("spec")
     if spec is not None and "classifier.weight" in chain.absent:
         spec = {**spec, "num_classes": 0}
-    meta = {"spec": spec, "widths": dict(sizes), "parent": file_hash(source), "tied": {}}
-    write_arrays(out, MODEL, chain.student(widths=sizes, norm=norm), {**meta, **(about or {})})
+    meta = {
+        "spec": spec,
+        "widths": dict(sizes),
+        "parent": file_hash(source),
+        "tied": {},
+        **chain.trained_on,
+        **(about or {}),
+    }
+    write_arrays(out, MODEL, chain.student(widths=sizes, norm=norm), meta)
     return chain
 
 

@@ -69,6 +69,11 @@ class Sizes:
         return {name: max(steps[name], part.least) for name, part in self.partitions.items()}
 
     @property
+    def trained_on(self) -> dict[str, Any]:
+        """What students' files keep of the training: the recipe, which says the images' size."""
+        return {key: self.meta[key] for key in ("recipe",) if key in self.meta}
+
+    @property
     def layouts(self) -> list[TensorLayout]:
         """The layouts of the numbers that the chain holds: weights, then vectors, statistics."""
         return self.coupling.layouts_of(("weight", "vector", "statistic"), self.absent)
