@@ -51,10 +51,16 @@ def test_auto_goes_direct_where_the_gram_matrix_costs_more():
     """Rows full of ties show the route: rounding decides them, differently on each."""
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(0, 9, (5000, 2), generator=generator) / 7]
-    for k, taken, left in ((5, "direct", "gram"), (100, "gram", "direct")):
-        auto = kmeans(rows, [k], max_iter=3)
-        assert same(auto, kmeans(rows, [k], max_iter=3, route=taken))
-        assert not same(auto, kmeans(rows, [k], max_iter=3, route=left))
+    for k, taken, left in ((78, "direct", "gram"), (79, "gram", "direct")):
+        differ = 0  # at a seed or two of some builds they may agree
+        for seed in range(4):
+            auto, same_route, other = (
+                kmeans(rows, [k], max_iter=3, seed=seed, route=route)
+                for route in ("auto", taken, left)
+            )
+            assert same(auto, same_route)
+            differ += not same(auto, other)
+        assert differ > 0
 
 
 def test_more_rows_than_a_gram_matrix_holds():
