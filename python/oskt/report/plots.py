@@ -180,8 +180,8 @@ def _legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> 
         bbox_to_anchor=(1.01, 1.0),
         ncols=min(len(labels), 4),
         borderaxespad=0,
-        handlelength=2.2,
-        columnspacing=1.2,
+        handlelength=1.6,
+        columnspacing=1.0,
     )
 
 
