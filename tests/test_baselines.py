@@ -147,6 +147,33 @@ def doubled(model, coupling):
     return wide.eval()
 
 
+class Placed(nn.Module):
+    """Channels that nothing but their positions (1, places, channels) tells apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.lift, self.read = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.places = nn.Parameter(torch.tensor([[[1.0, -2.0, 1.0, -2.0], [3.0, 0.5, 3.0, 0.5]]]))
+        with torch.no_grad():
+            for tensor in (self.lift.weight, self.lift.bias):
+                tensor.copy_(tensor[:1].expand_as(tensor))
+            self.read.weight.copy_(self.read.weight[:, :1].expand(2, 4))
+
+    def forward(self, x):
+        return self.read(torch.relu(self.lift(x) + self.places))
+
+
+def test_positions_are_channels_of_their_last_dimension():
+    torch.manual_seed(0)
+    net, x = Placed(), torch.randn(5, 2, 3)
+    coupling = trace_coupling(net, x)
+    (group,) = coupling.free
+    selected = weight_selection(net, coupling, {group: 2})
+    assert torch.equal(selected.places, net.places[:, :, [0, 2]])
+    folded = folding(net, coupling, {group: 2})  # 0 with 2 and 1 with 3: exact
+    torch.testing.assert_close(folded(x), net(x))
+
+
 @pytest.mark.parametrize("approximate_repair", [False, True])
 def test_folding_of_repeated_channels_is_exact(approximate_repair):
     narrow = nets.varied(ResNet(50, 4, num_classes=7, layers=LAYERS)).double()

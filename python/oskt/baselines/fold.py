@@ -94,7 +94,7 @@ def _owned(coupling: Coupling, tensors: Mapping[str, Tensor], group: str) -> Ten
             continue
         tensor = tensors[name].detach()
         if [run for run, _ in layout.rows] == [group]:
-            parts.append(tensor.reshape(size, -1))
+            parts.append(tensor.movedim(layout.dim, 0).reshape(size, -1))
         if [run for run, _ in layout.columns] == [group] and layout.groups == 1:
             parts.append(tensor.transpose(0, 1).reshape(size, -1))
     return torch.cat(parts, dim=1)

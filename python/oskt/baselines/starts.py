@@ -116,9 +116,8 @@ def weight_selection(
             kept = kept[: len(kept) // layout.groups]
             tensor = tensor.index_select(1, kept.to(tensor.device))
         if layout.rows:
-            kept = _entries(coupling, layout.rows, chosen).to(tensor.device)
-            rows = tensor.reshape(coupling.axis_size(layout.rows, {}), -1).index_select(0, kept)
-            tensor = rows.reshape(coupling.shape(name, sizes))
+            kept = _entries(coupling, layout.rows, chosen)
+            tensor = tensor.index_select(layout.dim, kept.to(tensor.device))
         tensors[name] = tensor
     student = students.fill(students.narrow(teacher, coupling, sizes), tensors)
     students.set_widths(student, sizes)
