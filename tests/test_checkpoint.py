@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import oskt.files.checkpoint
-from oskt.files.checkpoint import file_hash, load_state, save_model, write_atomic
+from oskt.files.checkpoint import file_hash, load_state, save_model, write_atomic, write_tensors
 
 
 class Everything(nn.Module):
@@ -76,7 +76,8 @@ def test_file_hash_is_sha256(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"path must be an oskt-model/1 file, got .*absent"):
+    message = r"path must be an oskt-model/1 file, got .*absent.* Give a file of `oskt teacher`, "
+    with pytest.raises(FileNotFoundError, match=message):
         load_state(tmp_path / "absent.safetensors")
 
 
@@ -106,11 +107,27 @@ def test_edited_header(saved):
 def test_foreign_files(tmp_path):
     path = tmp_path / "foreign.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"must have format 'oskt-model/1', got None.*Another"):
+    with pytest.raises(ValueError, match=r"must have format 'oskt-model/1', got None\. Give"):
         load_state(path)
     torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=r"must be a whole safetensors file, got"):
         load_state(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("oskt-model/2", "Another version of oskt wrote it: read it with that one."),
+        ("oskt-chain/1", "Give a file of `oskt teacher`, `oskt expand` or `oskt finetune`."),
+    ],
+)
+def test_files_of_another_format_or_version(tmp_path, kind, remedy):
+    path = write_tensors(tmp_path / "x", kind, {"weight": torch.zeros(2)}, {})
+    with pytest.raises(ValueError) as refused:
+        load_state(path)
+    assert str(refused.value) == (
+        f"load: '{path}' must have format 'oskt-model/1', got '{kind}'. {remedy}"
+    )
 
 
 def test_meta_must_be_json(tmp_path):
@@ -126,6 +143,18 @@ def test_a_folder_that_is_a_file(tmp_path):
     assert failed.value.errno in (errno.EEXIST, errno.ENOTDIR)
     with pytest.raises(FileNotFoundError, match="which is a folder"):
         load_state(tmp_path)
+
+
+def test_only_files_are_replaced(tmp_path):
+    """As root, a rename would put a file in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, kind in (("pipe", "no file"), ("folder", "a folder")):
+        message = rf"^write: path must be a file or not exist, got '.*{name}', which is {kind}\."
+        with pytest.raises(OSError, match=message):
+            write_atomic(tmp_path / name, b"data")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path):

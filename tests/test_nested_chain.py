@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from oskt.chain import WeightChain
-from oskt.files.chain_file import FORMAT
 from oskt.files.checkpoint import read_tensors, write_tensors
+from oskt.files.tensor_file import CHAIN
 from oskt.joint import JointModel
 from oskt.models.resnet import ResNet
 from oskt.nested import NestedModel
@@ -319,10 +319,10 @@ def test_the_classifier_stays_behind(chain, tmp_path):
 def test_edited_trees(chain, tmp_path, field, edit, message):
     """Edited and signed again; merely edited files fail their checksum (test_chain)."""
     chain.save(tmp_path / "chain")
-    tensors, header = read_tensors(tmp_path / "chain", FORMAT)
+    tensors, header = read_tensors(tmp_path / "chain", CHAIN)
     header.pop("format")
     name = f"{field}.layer1.0.conv1"
-    write_tensors(tmp_path / "chain", FORMAT, {**tensors, name: edit(tensors[name])}, header)
+    write_tensors(tmp_path / "chain", CHAIN, {**tensors, name: edit(tensors[name])}, header)
     with pytest.raises(ValueError, match=rf"^MergeTree: .*{message}.*"):
         WeightChain.load(tmp_path / "chain")
 

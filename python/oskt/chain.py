@@ -25,6 +25,7 @@ from oskt.files import chain_file, progressive
 from oskt.files.checkpoint import read_tensors, write_tensors
 from oskt.files.contents import Contents, apart
 from oskt.files.part_file import Source, is_part_file
+from oskt.files.tensor_file import CHAIN
 from oskt.lists import Item
 from oskt.widths.budget import Timer
 from oskt.widths.latency import Meter
@@ -59,8 +60,8 @@ class WeightChain(Sizes):
         template: the teacher's structure without its parameters; None if it is not known.
         meta: kind, spec of the model, parent hash and how the chain was made.
 
-    Source: OSKT, arXiv 2511.06016, section 3. Differences: running statistics travel; attention is
-    not handled here yet; the classifier is a weight of the chain like any other.
+    Source: OSKT, arXiv 2511.06016, section 3. Differences: running statistics travel, and the
+    classifier is a weight of the chain like any other.
     """
 
     def __init__(
@@ -389,7 +390,7 @@ class WeightChain(Sizes):
                 (751 identities x 2048: 6 MB) and useless for other data.
         """
         stored = self.stored(dtype, classifier)
-        write_tensors(path, chain_file.FORMAT, stored.tensors(), stored.header())
+        write_tensors(path, CHAIN, stored.tensors(), stored.header())
 
     def stored(self, dtype: torch.dtype | None, classifier: bool) -> Contents:
         """What a file of `save` with these options keeps."""
@@ -462,7 +463,7 @@ def read_contents(source: Source) -> list[Contents]:
     """Every chain of a chain file, or that of a progressive one, with tensors on the CPU."""
     if isinstance(source, bytes) or is_part_file(source):
         return [progressive.read(source).mapped(torch.from_numpy)]
-    return apart(*read_tensors(source, chain_file.FORMAT))
+    return apart(*read_tensors(source, CHAIN))
 
 
 def _check_template(source: Source, template: nn.Module, coupling: Coupling) -> None:

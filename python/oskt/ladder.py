@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from oskt.chain import WeightChain, read_contents
-from oskt.files import chain_file
 from oskt.files.checkpoint import write_tensors
 from oskt.files.contents import together
 from oskt.files.part_file import Source
+from oskt.files.tensor_file import CHAIN
 from oskt.routing import Ladder
 from oskt.widths.budget import Timer
 from oskt.widths.latency import Meter
@@ -128,7 +128,7 @@ class ChainLadder(Ladder[WeightChain]):
     ) -> None:
         """Write all chains as one file, what they share once; see WeightChain.save."""
         stored = [chain.stored(dtype, classifier) for chain in self.chains]
-        write_tensors(path, chain_file.FORMAT, *together(stored))
+        write_tensors(path, CHAIN, *together(stored))
 
     @staticmethod
     def load(source: Source, *, template: nn.Module | None = None) -> ChainLadder:

@@ -14,9 +14,8 @@ from oskt.data import read_data
 from oskt.data.images import SUFFIXES
 from oskt.evaluate import evaluate
 from oskt.export import Exported, export_model, formats
-from oskt.files import chain_file
 from oskt.files.part_file import is_part_file
-from oskt.files.tensor_file import file_hash, format_of
+from oskt.files.tensor_file import CHAIN, file_hash, format_of
 from oskt.flags import SizeOptions, flags
 from oskt.ladder import ChainLadder
 from oskt.size_flags import ask
@@ -104,7 +103,7 @@ def command(
 
 def _open(path: Path, size: SizeOptions, device: str | None) -> tuple[nn.Module, dict[str, Any]]:
     """A model file's network, or with a size the student of a chain file; and its meta."""
-    chain = path.is_file() and (is_part_file(path) or format_of(path) == chain_file.FORMAT)
+    chain = path.is_file() and (is_part_file(path) or format_of(path) == CHAIN)
     asked = size != SizeOptions()
     if not chain and not asked:
         return students.load_model(path)

@@ -11,8 +11,6 @@ from oskt.files import progressive, tensor_file
 from oskt.files.contents import Contents, apart
 from oskt.files.part_file import Source, is_part_file
 
-FORMAT = "oskt-chain/1"
-
 
 def read(source: Source) -> list[Contents]:
     """Every chain of a chain file, or that of a progressive one, as NumPy arrays, without torch.
@@ -23,7 +21,7 @@ def read(source: Source) -> list[Contents]:
     """
     if isinstance(source, bytes) or is_part_file(source):
         return [progressive.read(source)]
-    return apart(*tensor_file.read(source, FORMAT))
+    return apart(*tensor_file.read(source, tensor_file.CHAIN))
 
 
 def single(source: Source, chains: Sequence[Contents]) -> Contents:

@@ -19,7 +19,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-MODEL = "oskt-model/1"  # format of a model file
+MODEL, CHAIN = "oskt-model/1", "oskt-chain/1"  # formats
+WRITERS = {
+    MODEL: "`oskt teacher`, `oskt expand` or `oskt finetune`",
+    CHAIN: "`oskt refine`, `oskt pack` or `oskt import`",
+}
 
 Content = Callable[[Any], tuple[str, NDArray[np.uint8]]]
 
@@ -77,8 +81,7 @@ def read(
     if not path.is_file():
         why = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"load: path must be an {kind} file, got '{path}', which {why}. "
-            "Give a .safetensors file that oskt wrote."
+            f"load: path must be an {kind} file, got '{path}', which {why}. {_remedy(kind)}"
         )
     try:
         with safe_open(path, framework) as file:
@@ -97,7 +100,7 @@ def read(
     if found.get("format") != kind or not {"content", "sha256"} <= found.keys():
         raise ValueError(
             f"load: '{path}' must have format '{kind}', got {found.get('format')!r}. "
-            "Another command, program or version wrote it."
+            f"{_remedy(kind, found.get('format', ''))}"
         )
     if _digest(found["content"], tensors, content) != found["sha256"]:
         raise ValueError(
@@ -114,6 +117,13 @@ def format_of(path: str | Path) -> str:
             return _header(file.metadata() or {}).get("format", "")
     except (SafetensorError, OSError):
         return ""
+
+
+def _remedy(kind: str, got: str = "") -> str:
+    """Which file to give where one of another format, or none, was found."""
+    if got.partition("/")[0] == kind.partition("/")[0]:
+        return "Another version of oskt wrote it: read it with that one."
+    return f"Give a file of {WRITERS.get(kind, 'oskt')}."
 
 
 def _header(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -152,9 +162,16 @@ def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
         data: its bytes.
 
     Raises:
-        OSError: it cannot be written (full disk, no permission); the old file is unchanged.
+        OSError: it cannot be written (full disk, no permission, a folder or a device); what was
+            there is unchanged.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a device would be replaced by a file
+        kind = "a folder" if path.is_dir() else "no file"
+        raise OSError(
+            f"write: path must be a file or not exist, got '{path}', which is {kind}. "
+            "Choose another name."
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
