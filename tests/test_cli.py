@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -123,6 +124,29 @@ def test_import_of_a_published_chain(golden, tmp_path):
     out = tmp_path / "chain.safetensors"
     run("import", golden / "official_cnn_a", "--out", out)
     assert WeightChain.load(out).student(width=0.5)(torch.zeros(1, 3, 64, 32)).shape == (1, 64)
+
+
+def test_a_nested_chain_goes_on_on_other_data(work, tmp_path):
+    nested = ["--recipe", "nested", "--alpha", "0", "--epochs", "1"]
+    run(*refine(work, tmp_path / "a", *nested))
+    run("data", "make", tmp_path / "data", "--train-ids", 6, "--test-ids", 4, "--images-per-id", 4,
+        "--cameras", 2, "--height", 32, "--width", 16, "--workers", 1)  # fmt: skip
+    chain = tmp_path / "a" / "chain.safetensors"
+    on = ["refine", "--data", tmp_path / "data", "--out", tmp_path / "b", "--from-chain", chain]
+    run(*on, *nested, *SMALL)
+    before, after = (WeightChain.load(tmp_path / n / "chain.safetensors") for n in "ab")
+    assert after.student(width=1.0).classifier.out_features == 6
+    assert (after.widths, after.groups) == (before.widths, before.groups)
+    for name, tree in before.trees.items():
+        assert np.array_equal(after.trees[name].order, tree.order)
+    for arguments, message in [
+        ([*on, "--teacher", chain], "one of the two, got both"),
+        (on[:-2], "one of the two, got neither"),
+        (on, "--chain must be nested with --from-chain, got 'oskt'"),
+        ([*on, *nested, *SMALL, "--chain-width", "0.5"], "--chain-width must be left out with"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def test_a_killed_refinement_resumes_to_the_same_weights(work, tmp_path):

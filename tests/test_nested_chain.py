@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from oskt import students
 from oskt.chain import WeightChain
 from oskt.files.checkpoint import read_tensors, write_tensors
 from oskt.files.tensor_file import CHAIN
@@ -275,6 +276,31 @@ def test_a_truncated_chain_travels(chain, tmp_path):
     assert path.stat().st_size < 4 * numbers + 60_000 < (tmp_path / "whole").stat().st_size
     with pytest.raises(ValueError, match="template must have the tensors of the chain in"):
         WeightChain.load(path, template=chain.student(width=0.5))
+
+
+def test_a_chain_goes_on_with_other_identities_in_its_own_order(chain, tmp_path):
+    """New numbers under the old order, truncated chains too; the file knows the new classifier."""
+    for old in (chain, chain.truncated(0.5)):
+        whole = old.student(width=1.0)
+        students.replace_classifier(whole, 5)
+        with torch.no_grad():
+            for tensor in whole.parameters():
+                tensor.mul_(2)
+        new = old.transferred(whole)
+        assert [t.order.tolist() for t in new.trees.values()] == [
+            t.order.tolist() for t in old.trees.values()
+        ]
+        assert not any(tree.measured for tree in new.trees.values())
+        assert new.coupling.free == old.coupling.free
+        new.save(tmp_path / "chain", classifier=True)
+        back = WeightChain.load(tmp_path / "chain")
+        mine, theirs = (one.student(width=0.25).state_dict() for one in (back, old))
+        assert mine.pop("classifier.weight").shape[0] == 5
+        for name, tensor in mine.items():
+            scale = 2 if name in dict(whole.named_parameters()) else 1
+            assert torch.equal(tensor, scale * theirs[name]), name
+    with pytest.raises(ValueError, match="transferred: module must have the tensors of the chain"):
+        chain.transferred(chain.student(width=0.5))
 
 
 # -- files --------------------------------------------------------------------------------------

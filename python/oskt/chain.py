@@ -210,6 +210,48 @@ class WeightChain(Sizes):
             coupling, partitions, weights, vectors, statistics, plain, template=template, meta=meta
         )
 
+    def transferred(self, module: nn.Module) -> WeightChain:
+        """The chain of another teacher, under this one's clusters, trees or order of channels.
+
+        So a nested chain goes on on other data: its full width, trained further or given another
+        classifier, keeps the order in which its channels were trained to serve narrow students;
+        `from_teacher` would order them anew.
+
+        Args:
+            module: of the architecture that the chain was made from, its classifier of any number
+                of identities; left untouched.
+
+        Returns:
+            The chain on the module's device, without the norm statistics of other widths.
+
+        Raises:
+            ValueError: a module of other tensors or of other widths.
+
+        Example:
+            >>> from oskt import students
+            >>> from oskt.models.resnet import ResNet
+            >>> teacher, images = ResNet(18, in_planes=8, num_classes=10), torch.zeros(2, 3, 64, 32)
+            >>> chain = WeightChain.from_teacher(teacher, images, "nested", check=False)
+            >>> whole = chain.student(width=1.0)
+            >>> students.replace_classifier(whole, 7)
+            >>> chain.transferred(whole).student(width=1 / 2).classifier.weight.shape
+            torch.Size([7, 32])
+        """
+        shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        sizes = {}
+        for layout in self.coupling.layouts.values():
+            shape = shapes.get(layout.name, layout.shape)
+            if shape != layout.shape and len(layout.rows) == 1:
+                [(group, area)] = layout.rows
+                if group not in self.partitions:
+                    sizes[group] = shape[layout.dim] // area
+        coupling = self.coupling.resized(sizes)
+        _check_tensors("WeightChain.transferred: module", shapes, coupling, "the chain")
+        meta = {**self.meta, "spec": getattr(module, "spec", None)}
+        if "whole" in meta:  # a truncated chain knows the widths before
+            meta["whole"] = {**meta["whole"], **sizes}
+        return WeightChain.of_partitions(module, coupling, self.partitions, meta)
+
     # -- students -------------------------------------------------------------------------------
 
     def expand(
@@ -443,7 +485,9 @@ class WeightChain(Sizes):
                 template = models.build(meta["spec"])
         if template is not None:
             whole = coupling.resized(meta.get("whole", {}))
-            _check_template(source, template, whole)
+            shapes = {name: tuple(tensor.shape) for name, tensor in template.state_dict().items()}
+            file = "these bytes" if isinstance(source, bytes) else source
+            _check_tensors("WeightChain.load: template", shapes, whole, f"the chain in {file}")
             template = students.narrow(template, coupling, {})
         storage = contents.statistics.dtype
         return WeightChain(
@@ -466,18 +510,18 @@ def read_contents(source: Source) -> list[Contents]:
     return apart(*read_tensors(source, CHAIN))
 
 
-def _check_template(source: Source, template: nn.Module, coupling: Coupling) -> None:
-    """The template must have the tensors that the chain was made from, in their shapes."""
-    shapes = {name: tuple(t.shape) for name, t in template.state_dict().items()}
+def _check_tensors(
+    who: str, shapes: Mapping[str, tuple[int, ...]], coupling: Coupling, chain: str
+) -> None:
+    """A module must have the tensors that a chain was made from, in their shapes."""
     wanted = {name: layout.shape for name, layout in coupling.layouts.items()}
     wrong = [n for n in wanted if shapes.get(n) != wanted[n]] + [
         n for n in shapes if n not in wanted
     ]
     if wrong:
         name = wrong[0]
-        file = "these bytes" if isinstance(source, bytes) else source
         raise ValueError(
-            f"WeightChain.load: template must have the tensors of the chain in {file}, got "
+            f"{who} must have the tensors of {chain}, got "
             f"{name} {shapes.get(name)} for {wanted.get(name)} ({len(wrong)} differ). "
             "Give a module of the architecture that the chain was made from."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oskt import edge, export, interop, models, students
+from oskt.chain import WeightChain
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.export.command import command as export_command
 from oskt.files import progressive
@@ -201,20 +203,28 @@ def refine(
     run: RunOptions,
     data: Data,
     out: Out,
-    teacher: Annotated[Path, typer.Option(help="model file of `oskt teacher`")],
+    teacher: Annotated[Path | None, typer.Option(help="model file of `oskt teacher`")] = None,
+    from_chain: Annotated[
+        Path | None,
+        typer.Option(
+            help="in place of --teacher: a nested chain file to go on from, on these data, in its "
+            "own order of channels"
+        ),
+    ] = None,
     chain_width: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="narrowest width that is trained, as a share of the teacher's; several, such as "
-            "0.125,0.25,0.5, make a ladder of published chains, trained in one run"
+            help="narrowest width that is trained, as a share of the teacher's (default 0.125); "
+            "several, such as 0.125,0.25,0.5, make a ladder of published chains, trained in one run"
         ),
-    ] = "0.125",
+    ] = None,
     rows: Annotated[
-        Literal["folded", "published"],
+        Literal["folded", "published"] | None,
         typer.Option(
-            help="rows that clusters compare: with the norm folded in, or raw as published"
+            help="rows that clusters compare: with the norm folded in (default), or raw as "
+            "published"
         ),
-    ] = "folded",
+    ] = None,
     method: Annotated[
         Literal["kmeans", "ward", "random", "importance"] | None,
         typer.Option(
@@ -229,20 +239,27 @@ def refine(
     """Make a chain of a teacher and train the two together; writes OUT/chain.safetensors.
 
     With several --chain-width the file is a ladder: a student is read from the widest chain in it
-    that is nowhere wider than the student.
+    that is nowhere wider than the student. A nested chain serves other data than it was made on
+    best when it is refined on there, by --from-chain: one run for all sizes.
     """
-    shares = numbers("refine: --chain-width", chain_width, float, "0.125,0.25,0.5")
+    making = {"--chain-width": chain_width, "--rows": rows, "--method": method}
+    parent = _one_parent(teacher, from_chain, recipe, making)
+    shares = numbers("refine: --chain-width", chain_width or "0.125", float, "0.125,0.25,0.5")
     folder = _open(data, recipe, run)
-    model, _ = students.load_model(teacher)
+    known = None if from_chain is None else WeightChain.load(from_chain)
+    model = students.load_model(parent)[0] if known is None else known.student(width=1.0)
     batches = folder.training(recipe)
     _fit_classifier(model, batches.num_classes)
-    ladder = ChainLadder.from_teacher(
-        model, example_images(recipe), shares, kind=recipe.chain, rows=rows, method=method,
-        seed=recipe.seed, parent=file_hash(teacher),
-    )  # fmt: skip
-    _print_frozen(ladder)
+    if known is None:
+        ladder = ChainLadder.from_teacher(
+            model, example_images(recipe), shares, kind=recipe.chain, rows=rows or "folded",
+            method=method, seed=recipe.seed, parent=file_hash(parent),
+        )  # fmt: skip
+        _print_frozen(ladder)
+    else:
+        ladder = ChainLadder([known.transferred(model)])
     path = refine_chain(
-        model, ladder, batches, recipe, out, parent=teacher, classifier=classifier,
+        model, ladder, batches, recipe, out, parent=parent, classifier=classifier,
         calibration=folder.unlabelled, **_fit_options(folder, run),
     )  # fmt: skip
     console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -532,6 +549,31 @@ def _fit_options(folder: ReIDData, run: RunOptions) -> dict[str, Any]:
         "resume": run.resume,
         "device": folder.world.device,
     }
+
+
+def _one_parent(
+    teacher: Path | None, chain: Path | None, recipe: RefineRecipe, making: Mapping[str, str | None]
+) -> Path:
+    """The file that a refinement starts from: a teacher, or a nested chain as it was made."""
+    parent = teacher or chain
+    if parent is None or (teacher and chain):
+        raise ValueError(
+            f"refine: --teacher or --from-chain must be given, one of the two, got "
+            f"{'both' if parent else 'neither'}. A teacher makes a new chain; a nested chain goes "
+            "on."
+        )
+    if chain and recipe.chain != "nested":
+        raise ValueError(
+            f"refine: --chain must be nested with --from-chain, got {recipe.chain!r}. Only a "
+            "nested chain holds its teacher; make a published one anew by --teacher."
+        )
+    given = [flag for flag, value in making.items() if value is not None]
+    if chain and given:
+        raise ValueError(
+            f"refine: {given[0]} must be left out with --from-chain, got it. The chain stays in "
+            "the order, and down to the width, that it was made with."
+        )
+    return parent
 
 
 def _fit_classifier(model: torch.nn.Module, classes: int) -> None:
