@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -47,9 +48,9 @@ class Journal:
         self._started = (self._clock, self._seen)
         if not active:
             return
-        self._log = open(out / "log.jsonl", "ab")  # noqa: SIM115  (closed in __exit__)
+        self._log = open(out / "log.jsonl", "ab", buffering=0)  # noqa: SIM115  (see __exit__)
         # Lines of steps that a killed run did after its last save would appear twice.
-        self._log.truncate(min(position.log_bytes, self._log.tell()))
+        self._cut(min(position.log_bytes, self._log.tell()))
         self._bar = tqdm(
             total=total, initial=self._seen, disable=not sys.stderr.isatty(), unit="step"
         )
@@ -62,8 +63,7 @@ class Journal:
         if self.active:
             self._log.close()
             self._bar.close()
-            if self._events is not None:
-                self._events.close()
+            self._close_events()
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal."""
@@ -71,10 +71,22 @@ class Journal:
             tqdm.write(text, file=sys.stderr)
 
     def write(self, kind: str, **values: Any) -> None:
-        """A line of log.jsonl."""
-        if self.active:
-            self._log.write(json.dumps({"kind": kind, **values}).encode() + b"\n")
-            self._log.flush()
+        """A line of log.jsonl, whole or not at all; a full disk is said aloud."""
+        if not self.active:
+            return
+        line, start = json.dumps({"kind": kind, **values}).encode() + b"\n", self._log.tell()
+        try:
+            if self._log.write(line) == len(line):
+                return
+            reason = "the disk is full"
+        except OSError as error:
+            reason = str(error.strerror)
+        self._cut(start)
+        self.say(f"A line of log.jsonl was NOT written: {reason}.")
+
+    def _cut(self, length: int) -> None:
+        self._log.truncate(length)
+        self._log.seek(length)  # writes go to the end anyhow; `tell` does not know
 
     def length(self) -> int:
         """Bytes of log.jsonl so far."""
@@ -120,8 +132,18 @@ class Journal:
 
     def _scalars(self, values: dict[str, float], step: int) -> None:
         if self.active and self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            try:
+                for name, value in values.items():
+                    self._events.add_scalar(name, value, step)
+            except OSError as error:  # of its thread, which has ended
+                self._close_events()
+                self.say(f"TensorBoard's file ends here: {error.strerror}.")
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events = None
 
     def _done(self, position: Position) -> int:
         return (position.epoch - 1) * self.steps + position.step

@@ -109,8 +109,8 @@ class StateFile:
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise OSError(
-                f"fit: out must have {needed / 1e6:.0f} MB free for the training state, got "
-                f"{free / 1e6:.0f} MB in '{self.path.parent}'. Free space or choose another folder."
+                f"fit: out must have {needed / 1e6:.1f} MB free for the training state, got "
+                f"{free / 1e6:.1f} MB in '{self.path.parent}'. Free space or choose another folder."
             )
 
     def save(self, position: Position) -> None:
