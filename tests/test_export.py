@@ -364,8 +364,14 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 def test_foreign_files(tmp_path):
     with pytest.raises(ValueError, match=r"path must end in \.onnx or \.torchscript or \.pt2, got"):
         export.load(tmp_path / "a.engine")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"^export: path must be a file, got .*a\.onnx"):
         export.load(tmp_path / "a.onnx")
+    for suffix in (".onnx", ".torchscript", ".pt2"):
+        (tmp_path / f"damaged{suffix}").write_bytes(b"no network")
+        with pytest.raises(
+            ValueError, match=r"^export: the file must be a whole \S+ file, got '\S"
+        ):
+            export.load(tmp_path / f"damaged{suffix}")
     torch.jit.save(torch.jit.trace(nn.Flatten(), NORMALISED), tmp_path / "a.torchscript")
     with pytest.raises(ValueError, match="must say how it takes images, got no such metadata"):
         export.load(tmp_path / "a.torchscript")

@@ -26,12 +26,19 @@ class Deployment(nn.Module):
         about: what the file says about itself.
 
     Raises:
-        ValueError: a file that `oskt export` did not write.
+        ValueError: a damaged file, or one that `oskt export` did not write.
     """
 
     def __init__(self, data: bytes, form: str) -> None:
         super().__init__()
-        self.run, self.about = formats.unpack(data, form)
+        try:
+            self.run, self.about = formats.unpack(data, form)
+        except Exception as error:  # runtimes say it in their own ways
+            raise ValueError(
+                f"export: the file must be a whole {form} file, got "
+                f"'{str(error).strip().partition(chr(10))[0]}'. Copy it again, or export the "
+                "network again."
+            ) from error
         if not {"input", "mean", "std", "img_size"} <= self.about.keys():
             raise ValueError(
                 "export: the file must say how it takes images, got no such metadata. Give a file "
@@ -58,7 +65,7 @@ def load(path: str | Path) -> Deployment:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another suffix, or a file that `oskt export` did not write.
+        ValueError: another suffix, a damaged file, or one that `oskt export` did not write.
         ImportError: the packages for ONNX are missing.
     """
     form = form_of(path)
@@ -68,6 +75,11 @@ def load(path: str | Path) -> Deployment:
             "Give a file that `oskt export` wrote."
         )
     formats.require(form)
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"export: path must be a file, got '{path}', which is none. "
+            "Give a file that `oskt export` wrote."
+        )
     return Deployment(Path(path).read_bytes(), form)
 
 

@@ -107,12 +107,12 @@ def measure_onnx(network: nn.Module, images: Tensor) -> Latency:
     Raises:
         ImportError: the packages for ONNX are missing.
     """
-    import onnxruntime
-
     from oskt.export import formats
     from oskt.export.network import deployed
 
     formats.require("onnx")
+    import onnxruntime
+
     example = images.cpu().float().expand(2, *images.shape[1:])
     graph = deployed(network, example, inputs="normalised", mean=(0, 0, 0), std=(1, 1, 1), l2=False)
     run, _ = formats.unpack(formats.pack(graph, example, "onnx", {}), "onnx")

@@ -95,7 +95,7 @@ def make_pedestrians(
     Raises:
         ValueError: an option outside its range, or an unknown world.
         FileExistsError: `root` is a file or a folder that is not empty.
-        OSError: the folder around it cannot be written.
+        OSError: the folder around it cannot be written, or is too small.
 
     Notes:
         Files appear whole or not at all: they are drawn into a folder beside `root`, renamed at the
@@ -158,7 +158,14 @@ def make_pedestrians(
             *_identity_jobs(scene, str(partial), train_ids, test_ids, images_per_id, cameras),
             *_distractor_jobs(scene, str(partial), distractors, junk, cameras),
         ]
-        _run(jobs, workers, progress)
+        try:
+            _run(jobs, workers, progress)
+        except OSError as error:
+            raise type(error)(
+                f"make_pedestrians: root must have room for {sum(len(j.shots) for j in jobs):,} "
+                f"pictures, got '{error.strerror or error}' in {root.parent}. Free space or choose "
+                "another folder."
+            ) from None
         spec: dict[str, Any] = {
             "kind": "drawn pedestrians",
             "recipe": RECIPE,
