@@ -84,6 +84,21 @@ def test_scratch_needs_no_teacher_and_kd_one_of_the_target():
     assert student.data.options["train_ids"] * 2 == teacher.data.options["train_ids"]
 
 
+def test_a_chain_refined_there_takes_half_of_the_steps_of_a_family():
+    found = {
+        (c.method, c.size): c.part for c in cells("cross", seeds=[0]) if c.scenario == "a -> c"
+    }
+    teacher, before, moved, student = trained_parts(found["nested-there", "S3"])
+    assert (before, moved.data, student.start.source) == (moved.chain, student.data, moved)
+    assert before == found["nested", "S3"].start.source
+    assert (teacher.data.name, moved.data.name, moved.teacher) == ("a", "c", teacher)
+    family = 6 * found["scratch", "S3"].recipe.epochs
+    assert (2 * moved.recipe.epochs, 2 * 6 * student.recipe.epochs) == (family, family)
+    assert replace(moved.recipe, epochs=before.recipe.epochs) == before.recipe
+    with pytest.raises(ValueError, match="methods must be of scratch, "):
+        cells("sizes", methods=["nested-there"])
+
+
 def test_few_shot_draws_are_seeded_and_take_equal_steps():
     found = [c for c in cells("few-shot", methods=["nested"]) if c.scenario == "a -> b"]
     assert {(c.variant, *c.part.data.few_shot) for c in found} == {

@@ -107,15 +107,25 @@ def test_verdicts_say_what_holds_and_what_does_not():
         row(method, "S1", "own", 0, 0.1, end, scenario="a -> b")
         for method, end in (("nested", 0.5), ("kd", 0.45), ("depgraph", 0.52), ("oskt", 0.9))
     ]
+    moved.append(row("nested-there", "S1", "own", 0, 0.51, 0.55, scenario="a -> b"))
+    rival = "against the best rival trained there: "
     assert verdicts("cross", moved) == [
-        "a -> b: nested students, trained there, against the best rival: S1 50.0, −2.0 (DepGraph)."
+        f"a -> b, Nested, ours: students, trained there, {rival}S1 50.0, −2.0 (DepGraph).",
+        f"a -> b, Nested, refined there: students, at once, {rival}S1 51.0, −1.0 (DepGraph).",
+        f"a -> b, Nested, refined there: students, trained there, {rival}S1 55.0, +3.0 (DepGraph).",
     ]
-    few = [replace(r, variant="10 %") for r in moved]
+    few = [replace(r, variant="10 %") for r in moved[:-1]]
     assert verdicts("few-shot", few) == [
-        "a -> b, S1: nested students, trained there, against the best rival: "
-        "10 % 50.0, −2.0 (DepGraph)."
+        f"a -> b, S1, Nested, ours: students, trained there, {rival}10 % 50.0, −2.0 (DepGraph)."
     ]
-    assert verdicts("depth", ROWS) == []
+    deep = [replace(r, scenario="plain", variant="ViT", budget="short") for r in moved[:-1]]
+    rival = "against the best rival after the short training: S1"
+    assert verdicts("depth", deep) == [
+        f"plain, ViT, Nested, ours: students, at once, {rival} 10.0, −42.0 (DepGraph).",
+        f"plain, ViT, Nested, ours: students, after the short training, {rival} 50.0, −2.0 "
+        "(DepGraph).",
+    ]
+    assert verdicts("chain-width", ROWS) == []
 
 
 def test_markdown_names_data_and_machine():

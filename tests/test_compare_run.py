@@ -319,3 +319,19 @@ def test_few_identities_make_smaller_batches(tmp_path):
     rows = read_rows(tmp_path / "few-shot.jsonl")
     assert {row.scenario for row in rows} == {"a -> b", "a -> c", "b -> c"}
     assert all(row.trained is not None and row.steps > 0 for row in rows)
+
+
+def test_a_chain_goes_on_on_the_students_data(tmp_path):
+    """The further refinement is counted with the first, and made once for all sizes."""
+    asked = {**QUIET, "methods": ["nested-there"], "sizes": ["S1", "S4"], "seeds": [0]}
+    assert run_table("cross", tmp_path, scale=tiny(), **asked)
+    rows = [r for r in read_rows(tmp_path / "cross.jsonl") if r.scenario == "a -> b"]
+    assert [row.size for row in rows] == ["S1", "S4"]
+    for row in rows:
+        spent = [(part["kind"], part["steps"]) for part in row.shared]
+        # 4 steps an epoch; 3 epochs there are half of 6 students' single ones
+        assert spent == [("teacher", 4), ("refinement", 4), ("refinement", 12)]
+        assert row.at_once is not None
+        assert row.trained is not None
+    (chain,) = (tmp_path / "work").glob("moved-0.125-a-to-b-s0-*")
+    assert (chain / "teacher.safetensors").is_file()

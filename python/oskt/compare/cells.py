@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from oskt.compare import ablations
 from oskt.compare.methods import METHODS, Setting
-from oskt.compare.parts import Chain, Data, Student, Teacher
+from oskt.compare.parts import AnyChain, Data, Student, Teacher
 from oskt.compare.scales import Scale, Size, stretched
 from oskt.train import Recipe
 
@@ -37,7 +37,7 @@ class Cell:
     size: str
     budget: str
     seed: int
-    part: Student | Teacher | Chain
+    part: Student | Teacher | AnyChain
     curve: bool = False
 
 
@@ -156,7 +156,7 @@ def family(
                 student = change(student)
                 chain = student.start.source
                 first = number == 0 and budget == budgets[0]
-                if refined and first and isinstance(chain, Chain) and chain.recipe is not None:
+                if refined and first and isinstance(chain, AnyChain) and chain.recipe is not None:
                     yield Cell(table, scenario, variant, method, FULL_WIDTH, "", seed, chain)
                 curve = size.label in curves and budget == "long"
                 labels = (table, scenario, variant, method, size.label, budget, seed)

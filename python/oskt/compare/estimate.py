@@ -12,10 +12,10 @@ from torch import nn
 
 from oskt.compare.cells import Cell
 from oskt.compare.parts import (
-    Chain,
     Data,
     Student,
     Teacher,
+    Trained,
     folder_name,
     trained_parts,
 )
@@ -78,17 +78,14 @@ class Estimate:
         scored = 2 * TEST_IMAGES * (self._fixed / 64 + self._slope / 3 / 64 * self._work(cell.part))
         return sum(map(self._training, new)) + scored
 
-    def _made(self, part: Teacher | Chain | Student) -> bool:
+    def _made(self, part: Trained) -> bool:
         folder = self.workshop.root / folder_name(part)
         return folder.is_dir() and any(folder.glob("*.safetensors"))
 
-    def _training(self, part: Teacher | Chain | Student) -> float:
+    def _training(self, part: Trained) -> float:
         recipe = part.recipe
         assert recipe is not None
-        if isinstance(part, Student):
-            data = part.data
-        else:
-            data = part.data if isinstance(part, Teacher) else part.teacher.data
+        data = part.data
         batch = recipe.identities * recipe.instances
         steps = recipe.epochs * max(1, self._training_images(data) // batch)
         drawing = self._drawing(data)
@@ -96,7 +93,7 @@ class Estimate:
         step = self._fixed * forwards + self._slope * self._work(part)
         return drawing + steps * step * batch / 64
 
-    def _work(self, part: Teacher | Chain | Student) -> float:
+    def _work(self, part: Trained) -> float:
         """MACs of one image in one training step, in units of a plain training's forward."""
         if isinstance(part, Teacher):
             return self._macs(part.network, None)

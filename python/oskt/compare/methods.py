@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from oskt.compare.parts import Chain, Data, Start, Student, Teacher
-from oskt.compare.scales import CHAIN_OF, NARROWEST, Scale, Size, stretched
+from oskt.compare.parts import AnyChain, Chain, Data, Moved, Start, Student, Teacher
+from oskt.compare.scales import CHAIN_OF, NARROWEST, SIZES, Scale, Size, stretched
 from oskt.train import Recipe
 
 
@@ -51,7 +51,7 @@ class Setting:
             self.target, self.network, replace(recipe, seed=self.seed), start=self.teacher
         )
 
-    def student(self, how: str, source: Teacher | Chain, **told: Any) -> Student:
+    def student(self, how: str, source: Teacher | AnyChain, **told: Any) -> Student:
         start = Start(how, source, self.size, self.seed)
         return Student(start, self.target, self.recipe, **told)
 
@@ -117,6 +117,16 @@ def nested_thrice(s: Setting) -> Student:
     return s.student("oskt", replace(chain, recipe=recipe))
 
 
+def nested_there(s: Setting) -> Student:
+    """Refined on on the students' data for half of the steps that a family trained size by size
+    takes there; each student is trained for the other half."""
+    assert s.recipe is not None
+    recipe = stretched(s.scale.nested, max(1, len(SIZES) * s.recipe.epochs // 2))
+    source = Moved(s.nested_chain(), s.target, replace(recipe, seed=s.seed))
+    own = stretched(s.recipe, max(1, s.recipe.epochs // 2))
+    return replace(s, recipe=own).student("oskt", source)
+
+
 def chain_width(size: Size) -> float:
     """Width of the published chain that serves a size; its own width for a size of no name."""
     return CHAIN_OF.get(size.label, size.share)
@@ -133,7 +143,9 @@ METHODS: dict[str, Callable[[Setting], Student]] = {
     "oskt": oskt,
     "nested": nested,
     "nested-3x": nested_thrice,
+    "nested-there": nested_there,
 }
+IN_ONE_SCENARIO = tuple(name for name in METHODS if name != "nested-there")
 TITLES = {
     "scratch": "From scratch",
     "weight-selection": "Weight Selection",
@@ -145,6 +157,7 @@ TITLES = {
     "oskt": "OSKT, ours",
     "nested": "Nested, ours",
     "nested-3x": "Nested, refined 3x",
+    "nested-there": "Nested, refined there",
     "teacher": "Teacher",
 }
-OURS = ("oskt", "nested", "nested-3x")
+OURS = ("oskt", "nested", "nested-3x", "nested-there")

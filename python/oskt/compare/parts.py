@@ -1,7 +1,8 @@
 """What a comparison is made of, as plain data: each part names the parts that it is made from.
 
-Data -> Teacher -> Chain -> Start -> Student. A part's digest is that of everything it stands for,
-so that equal work has one folder, whichever tables ask for it, and changed settings have another.
+Data -> Teacher -> Chain (-> Moved) -> Start -> Student. A part's digest is that of everything it
+stands for, so that equal work has one folder, whichever tables ask for it, and changed settings
+have another.
 """
 
 from __future__ import annotations
@@ -68,6 +69,32 @@ class Chain:
     rows: str = "folded"
     method: str | None = None
 
+    @property
+    def data(self) -> Data:
+        return self.teacher.data
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A nested chain that is refined on, in its own order, on other data.
+
+    Args:
+        chain: as it was refined before.
+        data, recipe: of the further refinement.
+    """
+
+    chain: Chain
+    data: Data
+    recipe: RefineRecipe
+
+    @property
+    def teacher(self) -> Teacher:
+        return self.chain.teacher
+
+    @property
+    def width(self) -> float:
+        return self.chain.width
+
 
 @dataclass(frozen=True)
 class Start:
@@ -75,13 +102,13 @@ class Start:
 
     Args:
         how: a key of `workshop.STARTS`.
-        source: Teacher, or Chain for "published" and "oskt".
+        source: Teacher, or a chain for "published" and "oskt".
         size: what is asked for.
         seed: of whatever is drawn.
     """
 
     how: str
-    source: Teacher | Chain
+    source: Teacher | AnyChain
     size: Size
     seed: int
 
@@ -114,7 +141,9 @@ class Student:
     telling: Mapping[str, float] = field(default_factory=dict)
 
 
-Part = Data | Teacher | Chain | Start | Student
+AnyChain = Chain | Moved
+Trained = Teacher | AnyChain | Student
+Part = Data | Start | Trained
 
 
 def digest(part: Part) -> str:
@@ -134,6 +163,9 @@ def folder_name(part: Part) -> str:
             teacher = part.teacher
             words = [f"chain-{part.kind}", f"{part.width:g}", teacher.data.name]
             words.append(_seed(part.recipe or teacher.recipe))
+        case Moved():
+            words = ["moved", f"{part.width:g}", part.teacher.data.name, "to", part.data.name]
+            words.append(_seed(part.recipe))
         case Start():
             words = ["start", part.how, part.size.label, part.teacher.data.name, f"s{part.seed}"]
         case Student():
@@ -149,21 +181,16 @@ def _seed(recipe: Recipe) -> str:
     return f"s{recipe.seed}"
 
 
-def trained_parts(part: Part) -> Iterator[Teacher | Chain | Student]:
+def trained_parts(part: Part) -> Iterator[Trained]:
     """The trainings behind a part, parents first, each once, the part's own last."""
-    seen: dict[str, Teacher | Chain | Student] = {}
+    seen: dict[str, Trained] = {}
 
     def visit(one: Part) -> None:
         for spec in fields(one):
             value = getattr(one, spec.name)
-            if isinstance(value, (Data, Teacher, Chain, Start, Student)):
+            if isinstance(value, Part):
                 visit(value)
-        trains = (
-            (isinstance(one, Teacher) and one.trained)
-            or (isinstance(one, (Chain, Student)) and one.recipe is not None)
-        )  # fmt: skip
-        if trains:
-            assert isinstance(one, (Teacher, Chain, Student))
+        if isinstance(one, Trained) and one.recipe is not None and getattr(one, "trained", True):
             seen.setdefault(folder_name(one), one)
 
     visit(part)

@@ -22,7 +22,16 @@ from oskt.compare import logs
 from oskt.compare.cells import Cell, Request
 from oskt.compare.estimate import Estimate
 from oskt.compare.logs import Spent
-from oskt.compare.parts import Chain, Data, Student, Teacher, folder_name, settings, trained_parts
+from oskt.compare.parts import (
+    AnyChain,
+    Data,
+    Student,
+    Teacher,
+    Trained,
+    folder_name,
+    settings,
+    trained_parts,
+)
 from oskt.compare.report import write_report
 from oskt.compare.rows import Row, read_rows, write_rows
 from oskt.compare.scales import SCALES, Scale
@@ -142,7 +151,7 @@ def _find(cell: Cell, workshop: Workshop) -> Row:
     else:
         trained = workshop.whole(part)
         teacher = part if isinstance(part, Teacher) else part.teacher
-        data = [_title(workshop, teacher, teacher.data)]
+        data = [_title(workshop, teacher, part.data)]
     own_training = part if isinstance(part, Student) else None
     labels = {name: value for name, value in vars(cell).items() if name not in ("part", "curve")}
     return Row(
@@ -165,10 +174,10 @@ def _find(cell: Cell, workshop: Workshop) -> Row:
     )
 
 
-def _shared(part: Teacher | Chain | Student, workshop: Workshop) -> dict[str, Any]:
+def _shared(part: Trained, workshop: Workshop) -> dict[str, Any]:
     assert part.recipe is not None
     spent = logs.spent(workshop.folder(part), part.recipe)
-    kind = "refinement" if isinstance(part, Chain) else "teacher"
+    kind = "refinement" if isinstance(part, AnyChain) else "teacher"
     return {
         "name": folder_name(part), "kind": kind, "steps": spent.steps,
         "seconds": round(spent.seconds, 2),

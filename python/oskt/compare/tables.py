@@ -8,16 +8,17 @@ from typing import Any
 
 from oskt.compare import ablations
 from oskt.compare.cells import Cell, Request, family
-from oskt.compare.methods import METHODS
+from oskt.compare.methods import IN_ONE_SCENARIO, METHODS
 from oskt.compare.parts import Data
 from oskt.compare.scales import SIZES, Scale, Size
 
 PAPER = ("scratch", "weight-selection", "kd++", "depgraph", "oskt-published", "nested")
+TRANSFERRED = (*PAPER, "nested-3x", "nested-there")
 
 
 def sizes(request: Request) -> Iterator[Cell]:
     """Table 1: every method at every size, trained for a short and for a long time."""
-    methods, labels = request.chosen("methods", METHODS), request.chosen("sizes", SIZES)
+    methods, labels = request.chosen("methods", IN_ONE_SCENARIO), request.chosen("sizes", SIZES)
     request.chosen("variants", [])
     data, scale = request.single(), request.scale
     for seed in request.seed_list(scale.seeds):
@@ -31,7 +32,7 @@ def sizes(request: Request) -> Iterator[Cell]:
 def cross(request: Request) -> Iterator[Cell]:
     """Table 2: teacher and refinement on one data set, students on another."""
     methods, labels = request.chosen("methods", METHODS), request.chosen("sizes", SIZES)
-    methods = methods if request.methods else [m for m in methods if m in PAPER]
+    methods = methods if request.methods else [m for m in methods if m in TRANSFERRED]
     request.chosen("variants", [])
     for seed in request.seed_list(request.scale.seeds):
         for source, target in request.transfers():
@@ -118,7 +119,7 @@ def chains(request: Request) -> Iterator[Cell]:
 
 def depth(request: Request) -> Iterator[Cell]:
     """Table 7: teachers of other depth, and a transformer."""
-    methods = request.chosen("methods", METHODS)
+    methods = request.chosen("methods", IN_ONE_SCENARIO)
     usual = ("scratch", "depgraph", "oskt-published", "nested")
     methods = methods if request.methods else list(usual)
     labels = request.chosen("sizes", SIZES) if request.sizes else ["S1", "S3", "S5"]
@@ -156,7 +157,7 @@ def metric(request: Request) -> Iterator[Cell]:
 
 def digits(request: Request) -> Iterator[Cell]:
     """Table 9: another task by the same means, the classification of handwritten digits."""
-    methods, labels = request.chosen("methods", METHODS), request.chosen("sizes", SIZES)
+    methods, labels = request.chosen("methods", IN_ONE_SCENARIO), request.chosen("sizes", SIZES)
     request.chosen("variants", [])
     if request.data:
         raise ValueError(

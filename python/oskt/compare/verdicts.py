@@ -21,8 +21,8 @@ def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
         return [*_against_rivals(rows), *_times(rows), *kept, *_teachers(rows)]
     if table == "ablation":
         return [*_clusters(rows), *_ingredients(rows)]
-    if table in ("cross", "few-shot"):
-        return _transferred(rows, "size" if table == "cross" else "variant")
+    if table in ("cross", "few-shot", "depth"):
+        return _margins(rows, "variant" if table == "few-shot" else "size")
     return []
 
 
@@ -35,6 +35,17 @@ def _scores(grid: Grid, method: str, variant: str = "") -> dict[str, float]:
     }  # fmt: skip
 
 
+def _best_rivals(grid: Grid, variant: str = "") -> dict[str, tuple[float, str]]:
+    """Column -> (mean, as it is printed, and name) of the best method that is not ours."""
+    best: dict[str, tuple[float, str]] = {}
+    for line in grid.lines:
+        if line.method not in (*OURS, "teacher") and line.variant == variant:
+            for column, score in line.scores.items():
+                found = (round(score.first, 1), TITLES[line.method])
+                best[column] = max(best.get(column, found), found)
+    return best
+
+
 def _against_rivals(rows: Sequence[Row]) -> list[str]:
     """Nested students, at once and trained, against the best rival after its training."""
     by_budget = {grid.budget: grid for grid in grids(rows, "size")}
@@ -42,27 +53,19 @@ def _against_rivals(rows: Sequence[Row]) -> list[str]:
     for budget, grid in by_budget.items():
         if budget == AT_ONCE or AT_ONCE not in by_budget:
             continue
-        best: dict[str, tuple[float, str]] = {}
-        for line in grid.lines:
-            if line.method in (*OURS, "teacher"):
-                continue
-            for column, score in line.scores.items():
-                if column != FULL_WIDTH:
-                    found = (round(score.first, 1), TITLES[line.method])
-                    best[column] = max(best.get(column, found), found)
+        best = _best_rivals(grid)
         for method in ("nested", "nested-3x"):
             for when, own in ((AT_ONCE, by_budget[AT_ONCE]), ("trained", grid)):
                 mine = _scores(own, method)
-                shared = [column for column in best if column in mine]
-                if not shared:
+                margins = {c: round(mine[c] - best[c][0], 1) for c in best if c in mine}
+                if not margins:
                     continue
-                margins = {c: round(mine[c] - best[c][0], 1) for c in shared}
                 held = sum(margin >= 0 for margin in margins.values())
                 listed = ", ".join(f"{c} {_signed(m)} ({best[c][1]})" for c, m in margins.items())
                 who = "before any training of their own" if when == AT_ONCE else "trained as long"
                 sentences.append(
                     f"{TITLES[method]}: students, {who}, against the best rival after its {budget} "
-                    f"training: at or above at {held} of {len(shared)} sizes: {listed}."
+                    f"training: at or above at {held} of {len(margins)} sizes: {listed}."
                 )
     return sentences
 
@@ -172,31 +175,30 @@ def _ingredients(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def _transferred(rows: Sequence[Row], columns: str) -> list[str]:
-    """Nested students, trained on the other data, against the best rival there."""
+def _margins(rows: Sequence[Row], columns: str) -> list[str]:
+    """Nested students against the best rival in every scenario and variant: trained as rivals
+    were, and at once if nothing was done for their data alone, or for all sizes in one run."""
+    found = {(grid.scenario, grid.budget): grid for grid in grids(rows, columns)}
     sentences = []
-    for grid in grids(rows, columns):
+    for (scenario, budget), grid in found.items():
         for line in grid.lines:
-            if grid.budget == AT_ONCE or line.method != "nested":
+            if budget == AT_ONCE or not line.method.startswith("nested"):
                 continue
-            mine = _scores(grid, line.method, line.variant)
-            listed = []
-            for column, own in mine.items():
-                rivals = [
-                    (round(other.scores[column].first, 1), TITLES[other.method])
-                    for other in grid.lines
-                    if other.method not in (*OURS, "teacher") and other.variant == line.variant
-                    and column in other.scores
-                ]  # fmt: skip
-                if rivals:
-                    best, who = max(rivals)
-                    listed.append(f"{column} {own:.1f}, {_signed(round(own - best, 1))} ({who})")
-            head = f", {line.variant}" if line.variant else ""
-            if listed:
-                sentences.append(
-                    f"{grid.scenario}{head}: nested students, trained there, against the best "
-                    f"rival: {', '.join(listed)}."
-                )
+            best = _best_rivals(grid, line.variant)
+            head = ", ".join(filter(None, (scenario, line.variant, TITLES[line.method])))
+            trained = "trained there" if budget == "own" else f"after the {budget} training"
+            early = line.method == "nested-there" or budget != "own"
+            for when in (AT_ONCE, budget) if early else (budget,):
+                mine = _scores(found[scenario, when], line.method, line.variant)
+                listed = ", ".join(
+                    f"{c} {own:.1f}, {_signed(round(own - best[c][0], 1))} ({best[c][1]})"
+                    for c, own in mine.items() if c in best and c != FULL_WIDTH
+                )  # fmt: skip
+                if listed:
+                    sentences.append(
+                        f"{head}: students, {AT_ONCE if when == AT_ONCE else trained}, against the "
+                        f"best rival {trained}: {listed}."
+                    )
     return sentences
 
 

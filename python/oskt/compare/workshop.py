@@ -15,7 +15,17 @@ from torch import nn
 from oskt import baselines, models, students
 from oskt.chain import WeightChain
 from oskt.compare.digits import Digits
-from oskt.compare.parts import Chain, Data, Part, Start, Student, Teacher, digest, folder_name
+from oskt.compare.parts import (
+    AnyChain,
+    Data,
+    Moved,
+    Part,
+    Start,
+    Student,
+    Teacher,
+    digest,
+    folder_name,
+)
 from oskt.compare.scales import built
 from oskt.compare.training import live, train
 from oskt.coupling import Coupling
@@ -110,27 +120,40 @@ class Workshop:
             students.replace_classifier(model, classes)
         return model
 
-    def chain(self, part: Chain) -> Path:
+    def chain(self, part: AnyChain) -> Path:
         """The file of a chain; the refined teacher lies beside it."""
         folder = self.folder(part)
         path = folder / "chain.safetensors"
         if not path.is_file():
-            parent = self.teacher(part.teacher)
-            teacher, _ = students.load_model(parent)
-            recipe = part.recipe or part.teacher.recipe
-            chain = WeightChain.from_teacher(
-                teacher, example_images(recipe), part.kind, part.width, rows=part.rows,
-                method=part.method, seed=recipe.seed, parent=file_hash(parent),
-            )  # fmt: skip
+            parent, teacher, chain = self._unrefined(part)
             if part.recipe is None:
                 chain.save(path, classifier=True)
             else:
-                task = self.task(part.teacher.data, part.recipe)
+                task = self.task(part.data, part.recipe)
                 self._train(
                     refine_chain, teacher, chain, task=task, recipe=part.recipe, folder=folder,
                     parent=parent,
                 )  # fmt: skip
         return path
+
+    def _unrefined(self, part: AnyChain) -> tuple[Path, nn.Module, WeightChain]:
+        """The file that a chain is made from, the teacher to train, and the chain before that."""
+        if isinstance(part, Moved):
+            parent = self.chain(part.chain)
+            before = WeightChain.load(parent)
+            teacher = before.student(width=1.0)
+            torch.manual_seed(part.recipe.seed)
+            classes = self.task(part.data, part.recipe).num_classes
+            students.replace_classifier(teacher, classes)
+            return parent, teacher, before.transferred(teacher)
+        parent = self.teacher(part.teacher)
+        teacher, _ = students.load_model(parent)
+        recipe = part.recipe or part.teacher.recipe
+        chain = WeightChain.from_teacher(
+            teacher, example_images(recipe), part.kind, part.width, rows=part.rows,
+            method=part.method, seed=recipe.seed, parent=file_hash(parent),
+        )  # fmt: skip
+        return parent, teacher, chain
 
     def start(self, part: Start, data: Data) -> nn.Module:
         """A student as it starts, its classifier fit for `data`, its statistics measured there.
@@ -140,7 +163,7 @@ class Workshop:
         """
         recipe, network = part.teacher.recipe, part.teacher.network
         path = self.source(part)
-        if isinstance(part.source, Chain):
+        if isinstance(part.source, AnyChain):
             chain = WeightChain.load(path)
             widths = part.size.widths(chain.coupling, network)
             student = CHAIN_STARTS[part.how](chain, widths, seed=part.seed)
@@ -150,7 +173,7 @@ class Workshop:
             widths = part.size.widths(coupling, network)
             student = TEACHER_STARTS[part.how](teacher, coupling, widths, seed=part.seed)
         # Statistics are measured on images as those that the weights were trained on.
-        seen = part.source.recipe if isinstance(part.source, Chain) else None
+        seen = part.source.recipe if isinstance(part.source, AnyChain) else None
         task = self.task(data, seen or recipe)
         if students.num_classes(student) != task.num_classes:
             torch.manual_seed(part.seed)
@@ -162,7 +185,7 @@ class Workshop:
     def source(self, part: Start) -> Path:
         """The file that a student is made from."""
         source = part.source
-        return self.chain(source) if isinstance(source, Chain) else self.teacher(source)
+        return self.chain(source) if isinstance(source, AnyChain) else self.teacher(source)
 
     def student(self, part: Student, *, curve: bool = False) -> Path:
         """The file of a trained student; `curve` scores it a few times on the way."""
@@ -217,7 +240,7 @@ class Workshop:
             self.task(part.data, part.recipe), part.start.teacher,
         )  # fmt: skip
 
-    def whole(self, part: Teacher | Chain) -> dict[str, Any]:
+    def whole(self, part: Teacher | AnyChain) -> dict[str, Any]:
         """Scores and costs of the full width: a teacher, or what refinement made of it."""
         if isinstance(part, Teacher):
             teacher, path = part, self.teacher(part)
@@ -225,7 +248,7 @@ class Workshop:
             teacher, path = part.teacher, self.chain(part).with_name("teacher.safetensors")
         return self._scored(
             self.folder(part) / "scores.json", lambda: students.load_model(path)[0],
-            self.task(teacher.data, teacher.recipe), teacher,
+            self.task(part.data, teacher.recipe), teacher,
         )  # fmt: skip
 
     def _scored(
