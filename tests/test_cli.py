@@ -205,6 +205,28 @@ def test_errors_are_one_line_without_a_traceback(arguments, message, monkeypatch
     assert message in error
 
 
+@pytest.mark.parametrize(("said", "shown"), [("fit: [x] saved.", "fit: [x] saved."), ("", "stop")])
+def test_an_interrupt_says_what_was_saved(monkeypatch, capsys, said, shown):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt(said)
+
+    monkeypatch.setattr("oskt.demo.run_demo", interrupted)
+    monkeypatch.setattr(sys, "argv", ["oskt", "demo"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.startswith(shown)
+
+
+def test_a_folder_with_a_run_is_refused_before_images_are_read(work, monkeypatch):
+    monkeypatch.setattr("oskt.cli.ReIDData", lambda *_, **__: pytest.fail("data were opened"))
+    command = [
+        "teacher", "--data", work / "data", "--out", work / "teacher", "--in-planes", 4, *SMALL,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"^fit: out must be a new folder, got '.*teacher' with a"):
+        run(*command)
+
+
 def test_an_error_is_printed_as_it_is(monkeypatch, capsys):
     """One line however long, and brackets are no markup."""
     message = "load: path must be a file, got [nan] in '/[/x]'. " + "Choose another. " * 10

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import nets
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
-from oskt import size_flags
+from oskt import chain_tables, size_flags
 from oskt.chain import WeightChain
 from oskt.cli import app
 from oskt.data import make_pedestrians
@@ -55,9 +57,21 @@ def test_the_table_has_presets_that_fit_and_eighths(saved):
 
 def test_chains_of_other_networks_have_shares_alone(tmp_path):
     chain = WeightChain.from_teacher(ResNet(18, 8), IMAGES, "nested", check=False)
-    output = str([label for label, _ in size_flags._sizes(ChainLadder([chain]))])
+    output = str([label for label, _ in chain_tables._sizes(ChainLadder([chain]))])
     assert output.count("width") == 8
     assert "vit" not in output
+
+
+def test_published_chains_stand_under_their_own_widths():
+    """Below the narrowest chain there is no student: no share of a row is one that nobody gets."""
+    ladder = ChainLadder.from_teacher(ResNet(18, 24), IMAGES, (1 / 3, 1 / 2), check=False)
+    screen = io.StringIO()
+    Console(width=120, file=screen).print(chain_tables.size_table(ladder))
+    rows = {line.split("│")[1].strip(): line for line in screen.getvalue().splitlines()[3:-1]}
+    eighths = ["width 0.375", "width 0.5", "width 0.625", "width 0.75", "width 0.875", "width 1"]
+    assert list(rows) == ["width 0.333", *eighths]
+    trained = [label for label, row in rows.items() if "as trained" in row]
+    assert trained == ["width 0.333", "width 0.5"]
 
 
 def test_a_budget_gives_widths(saved):
@@ -120,6 +134,7 @@ def test_measured_shapes_read_images(saved, tmp_path):
         (["--params", "1"], "budget must allow the smallest student, 229 parameters"),
         (["--group", "conv1"], "--group must be NAME=CHANNELS, got 'conv1'"),
         (["--params", "9e4", "--width", "0.5"], "must be given, got 2 of them"),
+        (["--width", "0.5", "--runtime", "onnxruntime"], "--runtime must come with --latency-ms"),
         (["--latency-ms", "5", "--device", "gpu"], "device must be cpu or a GPU that is here"),
     ],
 )

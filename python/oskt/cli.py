@@ -12,30 +12,48 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from typer.core import TyperGroup
 
 from oskt import edge, export, interop, models, students
 from oskt.chain import WeightChain
+from oskt.chain_tables import group_table, part_table, rung_table, size_table, width_table
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 from oskt.export.command import command as export_command
 from oskt.files import progressive
 from oskt.files.checkpoint import file_hash, provenance, save_model, write_atomic
-from oskt.files.part_file import Part, PartFile, is_part_file
+from oskt.files.part_file import PartFile, is_part_file
 from oskt.flags import RunOptions, SizeOptions, flags, numbers, training_flags
 from oskt.ladder import ChainLadder
 from oskt.models.pretrained import load_pretrained
 from oskt.pipeline import ReIDData, example_images
-from oskt.size_flags import ask, open_data, size_table
+from oskt.size_flags import ask, open_data
 from oskt.train import (
     Recipe,
     RefineRecipe,
     World,
     finetune_student,
+    goes_on,
     refine_chain,
     train_teacher,
 )
 
+console = Console(markup=False)  # a path may hold brackets
+errors = Console(stderr=True, soft_wrap=True)
+
+
+class _Commands(TyperGroup):
+    """Commands that say why they stop: typer by itself ends in silence on Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            errors.print(escape(str(stopped)) or "stopped", highlight=False)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train a person re-identification teacher once; get students of any size from its chain.",
@@ -50,7 +68,6 @@ Data = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="folder of this run; made if absent")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one")]
-console = Console(markup=False)  # a path may hold brackets
 
 
 @app.command()
@@ -65,7 +82,10 @@ def demo(
         Literal["resnet", "vit"], typer.Option(help="residual network or vision transformer")
     ] = "resnet",
 ) -> None:
-    """The whole method on drawn pedestrians: teacher, chain, students of many sizes, report."""
+    """The whole method on drawn pedestrians: teacher, chain, students of many sizes, report.
+
+    Ends in a table and OUT/report.html. Run again, it goes on where it stopped.
+    """
     from oskt.demo import run_demo
 
     run_demo(out, seed=seed, device=device, scale=scale, model=model)
@@ -73,7 +93,9 @@ def demo(
 
 @data_app.command("make")
 def data_make(
-    root: Annotated[Path, typer.Argument(help="folder to make; must not exist or be empty")],
+    root: Annotated[
+        Path, typer.Argument(metavar="PATH", help="folder to make; must not exist or be empty")
+    ],
     train_ids: Annotated[int, typer.Option(help="identities to train on")] = 200,
     test_ids: Annotated[int, typer.Option(help="identities to test on")] = 100,
     images_per_id: Annotated[int, typer.Option(help="pictures of each identity")] = 12,
@@ -103,7 +125,9 @@ def data_make(
 
 @data_app.command("check")
 def data_check(
-    root: Annotated[str, typer.Argument(help="data set, 'PATH' or 'PATH?key=value,...'")],
+    root: Annotated[
+        str, typer.Argument(metavar="PATH", help="data set, 'PATH' or 'PATH?key=value,...'")
+    ],
 ) -> None:
     """Read a data set, decode every image, compare counts with those of the published sets.
 
@@ -174,25 +198,24 @@ def teacher(
     ] = "imagenet",
 ) -> None:
     """Train a network on a data folder; writes OUT/teacher.safetensors."""
-    folder = _open(data, recipe, run)
-    batches = folder.training(recipe)
+    folder = _open(data, recipe, run, out)
     torch.manual_seed(recipe.seed)
     network: torch.nn.Module
     if model == "vit":
         network = models.VisionTransformer(
             dim, depth or 12, heads, patch=patch, image=folder.size, parts=parts,
-            num_classes=batches.num_classes, drop_path=drop_path,
+            num_classes=folder.num_classes, drop_path=drop_path,
         )  # fmt: skip
     else:
         network = models.ResNet(
             depth or 50, in_planes, numbers("--multipliers", multipliers, int, "2,4,8"),
-            batches.num_classes, pooling=pooling,
+            folder.num_classes, pooling=pooling,
             layers=numbers("--layers", layers, int, "2,2,2,2") if layers else None,
         )  # fmt: skip
     if pretrained is not None:
         report = load_pretrained(network, pretrained, min_coverage=min_coverage, pixels=pixels)
         console.print(report.table())
-    path = train_teacher(network, batches, recipe, out, **_fit_options(folder, run))
+    path = train_teacher(network, folder.training(recipe), recipe, out, **_fit_options(folder, run))
     console.print(f"teacher: {path}")
 
 
@@ -219,10 +242,10 @@ def refine(
         ),
     ] = None,
     rows: Annotated[
-        Literal["folded", "published"] | None,
+        Literal["folded", "published", "published-cosine"] | None,
         typer.Option(
-            help="rows that clusters compare: with the norm folded in (default), or raw as "
-            "published"
+            help="rows that clusters compare: with the norm folded in (default), or as published, "
+            "raw (CNNs) or of length 1 in each matrix (transformers)"
         ),
     ] = None,
     method: Annotated[
@@ -245,11 +268,10 @@ def refine(
     making = {"--chain-width": chain_width, "--rows": rows, "--method": method}
     parent = _one_parent(teacher, from_chain, recipe, making)
     shares = numbers("refine: --chain-width", chain_width or "0.125", float, "0.125,0.25,0.5")
-    folder = _open(data, recipe, run)
     known = None if from_chain is None else WeightChain.load(from_chain)
     model = students.load_model(parent)[0] if known is None else known.student(width=1.0)
-    batches = folder.training(recipe)
-    _fit_classifier(model, batches.num_classes)
+    folder = _open(data, recipe, run, out)
+    _fit_classifier(model, folder.num_classes)
     if known is None:
         ladder = ChainLadder.from_teacher(
             model, example_images(recipe), shares, kind=recipe.chain, rows=rows or "folded",
@@ -259,7 +281,7 @@ def refine(
     else:
         ladder = ChainLadder([known.transferred(model)])
     path = refine_chain(
-        model, ladder, batches, recipe, out, parent=parent, classifier=classifier,
+        model, ladder, folder.training(recipe), recipe, out, parent=parent, classifier=classifier,
         calibration=folder.unlabelled, **_fit_options(folder, run),
     )  # fmt: skip
     console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -301,7 +323,7 @@ def expand(
     ] = "torch",
     device: Device = None,
 ) -> None:
-    """Write a student of any size; give --width, --preset, --group or limits, several together."""
+    """Write a student of any size: by --width, --preset, --group, or by one limit or several."""
     if backend == "numpy" and (recalibrate is not None or norm == "cosine"):
         what = "--recalibrate" if recalibrate is not None else "--norm cosine"
         raise ValueError(
@@ -350,7 +372,7 @@ def show_widths(
         return
     answer = ask(ladder, size, device)
     if every:
-        console.print(answer.table())
+        console.print(width_table(ladder.groups, answer.widths))
     console.print(str(answer), soft_wrap=True)
 
 
@@ -372,7 +394,7 @@ def pack(
     dtype = "float16" if half else None
     shares = numbers("pack: --widths", widths, float, "0.25,0.5,1")
     parts = progressive.write(ladder.chains[0], out, shares, dtype=dtype)
-    console.print(_parts_table(ladder, parts))
+    console.print(part_table(ladder, parts))
 
 
 @app.command()
@@ -385,12 +407,11 @@ def finetune(
     student: Annotated[Path, typer.Option(help="model file of `oskt expand`")],
 ) -> None:
     """Train a student on a data folder; writes OUT/student.safetensors."""
-    folder = _open(data, recipe, run)
     model, _ = students.load_model(student)
-    batches = folder.training(recipe)
-    _fit_classifier(model, batches.num_classes)
+    folder = _open(data, recipe, run, out)
+    _fit_classifier(model, folder.num_classes)
     path = finetune_student(
-        model, batches, recipe, out, parent=student, **_fit_options(folder, run)
+        model, folder.training(recipe), recipe, out, parent=student, **_fit_options(folder, run)
     )
     console.print(f"student: {path}")
 
@@ -511,7 +532,7 @@ def import_published(
     chain = interop.load_published_chain(folder)
     chain.save(out, dtype=torch.float16 if half else None)
     console.print(f"chain: {out} ({out.stat().st_size / 1e6:.1f} MB)")
-    console.print(_widths_table(ChainLadder([chain])))
+    console.print(group_table(ChainLadder([chain])))
 
 
 @app.command()
@@ -520,14 +541,16 @@ def info(
 ) -> None:
     """Show what a chain file holds: channel groups and widths, and its chains or its parts."""
     ladder = ChainLadder.load(chain)
-    console.print(_widths_table(ladder))
+    console.print(group_table(ladder))
     if len(ladder.chains) > 1:
-        console.print(_chains_table(ladder))
+        console.print(rung_table(ladder))
     if is_part_file(chain):
-        console.print(_parts_table(ladder, PartFile(chain).whole()))
+        console.print(part_table(ladder, PartFile(chain).whole()))
 
 
-def _open(data: str, recipe: Recipe, run: RunOptions) -> ReIDData:
+def _open(data: str, recipe: Recipe, run: RunOptions, out: Path) -> ReIDData:
+    """The data set of a training, once it is clear that the training may begin in `out`."""
+    goes_on(out, run.resume)
     folder = ReIDData(data, recipe, corrupt=run.corrupt, device=run.device, workers=run.workers)
     typer.echo(folder.set.describe())
     return folder
@@ -582,30 +605,6 @@ def _fit_classifier(model: torch.nn.Module, classes: int) -> None:
         students.replace_classifier(model, classes)
 
 
-def _widths_table(ladder: ChainLadder) -> Table:
-    table = Table("channel group", "teacher N", "chain M", "written by")
-    for name, group in ladder.coupling.groups.items():
-        width = group.frozen or ", ".join(str(chain.widths[name]) for chain in ladder.chains)
-        table.add_row(name, str(group.size), width, ", ".join(group.writers))
-    return table
-
-
-def _chains_table(ladder: ChainLadder) -> Table:
-    table = Table("chain", "parameters of its S-Student", "MACs")
-    for chain in ladder.chains:
-        parameters, macs = ladder.costs(chain.widths)
-        table.add_row(ladder.name_of(chain), f"{parameters:,}", f"{macs:,}")
-    return table
-
-
-def _parts_table(ladder: ChainLadder, parts: list[Part]) -> Table:
-    table = Table("part", "first bytes", "parameters", "MACs")
-    for number, part in enumerate(parts, 1):
-        parameters, macs = ladder.costs(part.about["widths"])
-        table.add_row(str(number), f"{part.end:,}", f"{parameters:,}", f"{macs:,}")
-    return table
-
-
 def _print_frozen(ladder: ChainLadder) -> None:
     for group in ladder.coupling.groups.values():
         if group.frozen:
@@ -634,12 +633,8 @@ def _data_set(text: str) -> tuple[str, str]:
 
 def main() -> None:
     """Run a command; an error that the user can mend is one line, without a traceback."""
-    errors = Console(stderr=True, soft_wrap=True)
     try:
         app()
-    except KeyboardInterrupt as stopped:
-        errors.print(escape(str(stopped)) or "stopped", highlight=False)
-        sys.exit(130)
     except (ValueError, OSError, FloatingPointError, TypeError, ImportError) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)

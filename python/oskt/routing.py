@@ -109,8 +109,12 @@ class Ladder(Generic[AnyChain]):
 
     def name_of(self, chain: AnyChain) -> str:
         """For people: "chain 2 of 3, width 0.25"."""
-        share = sum(chain.widths.values()) / max(1, sum(chain.groups.values()))
-        return f"chain {self.chains.index(chain) + 1} of {len(self.chains)}, width {share:.3g}"
+        number = self.chains.index(chain) + 1
+        return f"chain {number} of {len(self.chains)}, width {self.share(chain):.3g}"
+
+    def share(self, chain: AnyChain) -> float:
+        """Channels of the S-Student of a chain over the teacher's, all groups together."""
+        return sum(chain.widths.values()) / max(1, sum(chain.groups.values()))
 
 
 def _within(inner: Mapping[str, int], outer: Mapping[str, int]) -> bool:

@@ -1,4 +1,4 @@
-"""Which student of a chain the flags of a command ask for, and tables of sizes."""
+"""Which student of a chain the flags of a command ask for."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from oskt.chain import WeightChain
 from oskt.flags import SizeOptions
 from oskt.ladder import ChainLadder
 from oskt.pipeline import ReIDData
 from oskt.train import Recipe, World
-from oskt.widths import presets, sensitivity
+from oskt.widths import sensitivity
 from oskt.widths.latency import RUNTIMES, Latency, Meter
 from oskt.widths.shapes import Curves
-
-SHARES = tuple(k / 8 for k in range(1, 9))
 
 
 @dataclass(frozen=True)
@@ -39,14 +36,6 @@ class Answer:
         """What a student's file says of its latency; empty if none was measured."""
         return {"latency": self.latency.to_json()} if self.latency else {}
 
-    def table(self) -> Table:
-        """Every group's width."""
-        table = Table("channel group", "width", "teacher N", "share")
-        for name, size in self.chain.groups.items():
-            width = self.widths[name]
-            table.add_row(name, str(width), str(size), f"{width / size:.3f}")
-        return table
-
 
 def ask(
     ladder: ChainLadder, size: SizeOptions, device: str | None = None, **pixels: int | None
@@ -64,6 +53,11 @@ def ask(
     """
     chain = ladder.chains[0]
     meter = None
+    if size.runtime != "torch" and size.latency_ms is None:
+        raise ValueError(
+            f"--runtime must come with --latency-ms, got {size.runtime} alone. Give a limit, or "
+            "leave it out."
+        )
     if size.latency_ms is not None:
         place = World.from_environment(device if size.runtime == "torch" else "cpu").device
         meter = Meter(chain, str(place), timed=RUNTIMES[size.runtime])
@@ -88,33 +82,6 @@ def _shape(
     data = open_data(chain.meta, size.shape_data, device, **pixels)
     images = torch.cat(list(data.unlabelled(128)))
     return sensitivity.measure(chain, images.to(chain.statistics))
-
-
-def size_table(ladder: ChainLadder) -> Table:
-    """The presets that fit the network, and eighths of the teacher, with what they cost."""
-    chain = ladder.chains[0]
-    table = Table("size", "parameters", "MACs", "MB", "")
-    for label, widths in _sizes(ladder):
-        parameters, macs = ladder.costs(widths)
-        narrower = any(widths[g] < n for g, n in chain.widths.items())
-        note = "narrower than trained" if narrower else ""
-        memory = f"{chain.memory(widths) / 1e6:,.2f}"
-        table.add_row(label, f"{parameters:,}", f"{macs:,}", memory, note)
-    return table
-
-
-def _sizes(ladder: ChainLadder) -> list[tuple[str, dict[str, int]]]:
-    found = []
-    for name in presets.NAMES:
-        try:
-            found.append((name, ladder.resolve(preset=name)))
-        except ValueError:  # another family, or a network that is not so wide
-            continue
-    for share in SHARES:
-        widths = ladder.resolve(width=share)
-        if widths not in [known for _, known in found]:
-            found.append((f"width {share:g}", widths))
-    return found
 
 
 def open_data(

@@ -1,7 +1,7 @@
 """Training: recipes, one loop, and the three stages teacher, refine and finetune."""
 
 from oskt.train.finetune import finetune_student
-from oskt.train.loop import fit
+from oskt.train.loop import fit, goes_on
 from oskt.train.process import World
 from oskt.train.recipe import RECIPES, Recipe, RefineRecipe, learning_rate
 from oskt.train.refine import refine_chain
@@ -14,6 +14,7 @@ __all__ = [
     "World",
     "finetune_student",
     "fit",
+    "goes_on",
     "learning_rate",
     "refine_chain",
     "train_teacher",

@@ -22,6 +22,7 @@ from oskt.train.state import Position, StateFile
 from oskt.train.updater import Updater
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
+STATE = "state.pt"  # of a run's folder
 
 
 class Batches(Protocol):
@@ -126,7 +127,7 @@ def fit(
         "data": getattr(data, "fingerprint", ""),
         "world_size": world.size,
     }
-    state = StateFile(out / "state.pt", objective, updater, identity)
+    state = StateFile(out / STATE, objective, updater, identity)
     rate = learning_rate(recipe, 0)
 
     def done() -> int:
@@ -201,16 +202,24 @@ def _start(state: StateFile, resume: bool, world: World) -> Position:
     """The position of the saved run, or the beginning of a new one in a folder that can hold it."""
     if world.rank == 0:
         state.prepare()
-    found = state.path.exists()
+    found = goes_on(state.path.parent, resume)
     world.wait()  # nobody saves before everybody has looked
-    if not found:
-        return Position()
-    if not resume:
+    return state.load() if found else Position()
+
+
+def goes_on(out: str | Path, resume: bool) -> bool:
+    """Whether a run in this folder goes on with the state of an earlier one.
+
+    Raises:
+        ValueError: there is one, and resume is False.
+    """
+    found = (Path(out) / STATE).exists()
+    if found and not resume:
         raise ValueError(
-            f"fit: out must be a new folder, got '{state.path.parent}' with a training state. "
+            f"fit: out must be a new folder, got '{out}' with a training state. "
             "Pass resume=True (--resume) to go on with that run, or choose another folder."
         )
-    return state.load()
+    return found
 
 
 def _score(objective: Any, evaluate: Evaluate) -> dict[str, float]:
