@@ -240,6 +240,16 @@ def test_an_error_is_printed_as_it_is(monkeypatch, capsys):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+def test_help_shows_the_values_of_the_usual_preset(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    output = run("teacher", "--help")
+    assert "here paper-teacher's" in output
+    lines = {line.split()[1]: line for line in output.splitlines() if line.startswith("│ --")}
+    assert "(200)" in lines["--epochs"]
+    assert "(40,70,130)" in lines["--steps"]
+    assert "paper-refine" not in output
+
+
 def test_more_bad_input(work, tmp_path):
     chain = work / "refine" / "chain.safetensors"
     for arguments, message in [
@@ -272,6 +282,10 @@ def test_more_bad_input(work, tmp_path):
             r"ResNet: multipliers must be 3 numbers >= 1, got \(2, 4\)",
         ),
         ([*refine(work, tmp_path / "y"), "--recipe", "bot"], "--recipe must be a RefineRecipe"),
+        (
+            ["teacher", "--data", work / "data", "--out", "y", "--recipe", "nested"],
+            r"--recipe must be a Recipe preset, got 'nested'\. Choose one of bot, paper-teacher, p",
+        ),
         ([*refine(work, tmp_path / "y"), "--alpha", "-1"], "recipe: alpha must be >= 0"),
         (["evaluate", chain, "--data", work / "data"], "must have format 'oskt-model/1'"),
     ]:

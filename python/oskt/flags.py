@@ -4,58 +4,55 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
 from oskt.train import RECIPES, Recipe
+from oskt.train.recipe import flag
 from oskt.widths import presets
 
 Number = TypeVar("Number", int, float)
-
-
-def _flag(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a training runs, whatever it trains."""
 
-    evaluate_every: int = _flag(20, "epochs between evaluations")
-    resume: bool = _flag(False, "go on from a run that was stopped")
-    corrupt: Literal["refuse", "skip"] = _flag(
-        "refuse", "what to do with images that do not decode"
-    )
-    device: str | None = _flag(None, "cpu or cuda; default: the GPU if there is one")
-    workers: int = _flag(2, "threads that decode and augment")
+    PANEL: ClassVar = "Run"
+    evaluate_every: int = flag(20, "epochs between evaluations")
+    resume: bool = flag(False, "go on from a run that was stopped")
+    corrupt: Literal["refuse", "skip"] = flag("refuse", "what to do with images that do not decode")
+    device: str | None = flag(None, "cpu or cuda; default: the GPU if there is one")
+    workers: int = flag(2, "threads that decode and augment")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions:
     """A student's size: one share, a preset, single groups, or limits, several together."""
 
-    width: float | None = _flag(None, "share of the teacher's channels")
-    preset: str | None = _flag(None, "size of the paper: " + ", ".join(presets.NAMES))
-    group: list[str] | None = _flag(  # noqa: RUF009
+    PANEL: ClassVar = "Size: one share, a preset, single groups, or limits, several together"
+    width: float | None = flag(None, "share of the teacher's channels")
+    preset: str | None = flag(None, "size of the paper: " + ", ".join(presets.NAMES))
+    group: list[str] | None = flag(  # noqa: RUF009
         None, "NAME=CHANNELS of one channel group; repeatable"
     )
-    params: float | None = _flag(None, "at most so many parameters")
-    macs: float | None = _flag(None, "at most so many MACs per image")
-    memory_mb: float | None = _flag(None, "at most so many megabytes of float32 weights")
-    latency_ms: float | None = _flag(
+    params: float | None = flag(None, "at most so many parameters")
+    macs: float | None = flag(None, "at most so many MACs per image")
+    memory_mb: float | None = flag(None, "at most so many megabytes of float32 weights")
+    latency_ms: float | None = flag(
         None, "at most so many milliseconds for one image, measured here on --device"
     )
-    runtime: Literal["torch", "onnxruntime"] = _flag(
+    runtime: Literal["torch", "onnxruntime"] = flag(
         "torch", "what runs students whose latency is measured; onnxruntime takes the CPU"
     )
-    shape: Literal["uniform", "sensitivity", "measured"] = _flag(
+    shape: Literal["uniform", "sensitivity", "measured"] = flag(
         "uniform",
         "of a student within limits: one share for all groups, or narrower where the chain says "
         "that least is lost, or where images do (--shape-data); the last two need recalibration",
     )
-    shape_data: str | None = _flag(
+    shape_data: str | None = flag(
         None, "data set whose training images, without labels, --shape measured looks at"
     )
 
@@ -85,7 +82,7 @@ def training_flags(
             command(recipe=_recipe(recipe, kind, chosen), run=run, **options)
 
         parameters = [*_own(command, "recipe", "run"), *_flags_of(RunOptions)]
-        names = ", ".join(name for name, recipe in RECIPES.items() if isinstance(recipe, kind))
+        names = ", ".join(_presets(kind))
         usual = [preset, *(f"{n} with --{f} {v}" for f, i in instead.items() for v, n in i.items())]
         option = typer.Option(
             help=f"preset that the flags below change: {names}", show_default=", ".join(usual)
@@ -94,8 +91,8 @@ def training_flags(
         for spec in fields(kind):
             option = typer.Option(
                 help=str(spec.metadata["help"]),
-                rich_help_panel="Recipe (default: the preset's value)",
-                show_default=False,
+                rich_help_panel=f"Recipe (default: the preset's value; here {preset}'s)",
+                show_default=_text(getattr(RECIPES[preset], spec.name)),
             )
             parameters.append(_parameter(spec.name, _recipe_type(spec.type), option, None))
         return _command(wrapped, command, parameters)
@@ -137,11 +134,14 @@ def _own(command: Callable[..., None], *without: str) -> list[inspect.Parameter]
 
 
 def _flags_of(kind: type) -> list[inspect.Parameter]:
-    """One flag for every field of a dataclass."""
-    types = get_type_hints(kind)
+    """One flag for every field of a dataclass, in the panel that it names."""
+    types, panel = get_type_hints(kind), getattr(kind, "PANEL", None)
     return [
         _parameter(
-            spec.name, types[spec.name], typer.Option(help=str(spec.metadata["help"])), spec.default
+            spec.name,
+            types[spec.name],
+            typer.Option(help=str(spec.metadata["help"]), rich_help_panel=panel),
+            spec.default,
         )
         for spec in fields(kind)
     ]
@@ -170,10 +170,10 @@ def _recipe_type(field_type: Any) -> Any:
 
 
 def _recipe(name: str, kind: type[Recipe], chosen: dict[str, Any]) -> Recipe:
-    if name not in RECIPES or not isinstance(RECIPES[name], kind):
+    if name not in _presets(kind):
         raise ValueError(
             f"--recipe must be a {kind.__name__} preset, got {name!r}. "
-            f"Choose one of {[n for n, r in RECIPES.items() if isinstance(r, kind)]}."
+            f"Choose one of {', '.join(_presets(kind))}."
         )
     changes = {field: value for field, value in chosen.items() if value is not None}
     if isinstance(changes.get("steps"), str):
@@ -181,12 +181,23 @@ def _recipe(name: str, kind: type[Recipe], chosen: dict[str, Any]) -> Recipe:
     return replace(RECIPES[name], **changes)
 
 
-def numbers(flag: str, text: str, kind: type[Number], example: str) -> list[Number]:
+def _presets(kind: type[Recipe]) -> list[str]:
+    """Those of this stage alone: a RefineRecipe would train a teacher under fields that say
+    nothing there."""
+    return [name for name, recipe in RECIPES.items() if type(recipe) is kind]
+
+
+def _text(value: Any) -> str:
+    """A value as one gives it to a flag."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def numbers(option: str, text: str, kind: type[Number], example: str) -> list[Number]:
     """The numbers of a flag, with commas between; none of an empty text."""
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise ValueError(
-            f"{flag} must be {what} with commas between, got {text!r}. Example: {example}."
+            f"{option} must be {what} with commas between, got {text!r}. Example: {example}."
         ) from None

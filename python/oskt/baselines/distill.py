@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from oskt.files.checkpoint import save_model
 from oskt.losses import ReIDLoss, distillation
 from oskt.train.loop import Batches, fit
 from oskt.train.process import World
-from oskt.train.recipe import Recipe
+from oskt.train.recipe import Recipe, flag
 from oskt.train.teacher import describe, output_sizes
 
 
@@ -33,14 +33,9 @@ class DistillRecipe(Recipe):
         4.0
     """
 
-    distill: float = field(
-        default=4.0,
-        metadata={"help": "weight of KL(teacher || student), >= 0; temperature^2 is usual"},
-    )
-    temperature: float = field(default=2.0, metadata={"help": "temperature of that KL, > 0"})
-    norm_direction: float = field(
-        default=0.0, metadata={"help": "weight of the norm and direction loss, >= 0; 0 = left out"}
-    )
+    distill: float = flag(4.0, "weight of KL(teacher || student), >= 0; temperature^2 is usual")
+    temperature: float = flag(2.0, "temperature of that KL, > 0")
+    norm_direction: float = flag(0.0, "weight of the norm and direction loss, >= 0; 0 = left out")
 
     def __post_init__(self) -> None:
         super().__post_init__()

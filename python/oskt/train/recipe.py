@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 
-def _flag(default: Any, help: str) -> Any:
+def flag(default: Any, help: str) -> Any:
+    """A field of a dataclass that is a command-line flag, too; `help` says what it is, and its
+    unit and range."""
     return field(default=default, metadata={"help": help})
 
 
@@ -30,45 +32,45 @@ class Recipe:
         5
     """
 
-    epochs: int = _flag(120, "passes over the training set, >= 1")
-    seed: int = _flag(0, "seed of everything random, >= 0")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _flag(
+    epochs: int = flag(120, "passes over the training set, >= 1")
+    seed: int = flag(0, "seed of everything random, >= 0")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = flag(
         "auto", "type of the matrix products; auto: bf16 or fp16 on CUDA, fp32 elsewhere"
     )
 
-    identities: int = _flag(16, "identities in a batch, of one process, >= 1")
-    instances: int = _flag(4, "images of each identity in a batch, >= 1")
-    height: int = _flag(256, "height of an image, pixels")
-    width: int = _flag(128, "width of an image, pixels")
-    pad: int = _flag(10, "border added before the random crop, pixels; 0 = no crop")
-    flip: float = _flag(0.5, "probability of a left-right flip, 0 to 1")
-    erasing: float = _flag(0.5, "probability of random erasing, 0 to 1")
+    identities: int = flag(16, "identities in a batch, of one process, >= 1")
+    instances: int = flag(4, "images of each identity in a batch, >= 1")
+    height: int = flag(256, "height of an image, pixels")
+    width: int = flag(128, "width of an image, pixels")
+    pad: int = flag(10, "border added before the random crop, pixels; 0 = no crop")
+    flip: float = flag(0.5, "probability of a left-right flip, 0 to 1")
+    erasing: float = flag(0.5, "probability of random erasing, 0 to 1")
 
-    label_smoothing: float = _flag(0.1, "share of the label given to all classes, 0 to below 1")
-    triplet: Literal["hard", "soft", "none"] = _flag(
+    label_smoothing: float = flag(0.1, "share of the label given to all classes, 0 to below 1")
+    triplet: Literal["hard", "soft", "none"] = flag(
         "hard", "triplet loss: with a margin (hard), log(1 + exp) (soft) or left out (none)"
     )
-    margin: float = _flag(0.3, "margin of the hard triplet loss, distance, >= 0")
-    hard_factor: float = _flag(
+    margin: float = flag(0.3, "margin of the hard triplet loss, distance, >= 0")
+    hard_factor: float = flag(
         0.0, "positives count (1 + f) times as far, negatives (1 - f), 0 to below 1"
     )
-    center_weight: float = _flag(0.0, "weight of the center loss, >= 0; 0 = left out")
-    center_lr: float = _flag(0.5, "rate of the SGD that moves the centers, > 0")
+    center_weight: float = flag(0.0, "weight of the center loss, >= 0; 0 = left out")
+    center_lr: float = flag(0.5, "rate of the SGD that moves the centers, > 0")
 
-    optimizer: Literal["adam", "sgd"] = _flag("adam", "optimiser of the network")
-    lr: float = _flag(3.5e-4, "learning rate after the warm-up, > 0")
-    momentum: float = _flag(0.9, "momentum of SGD, 0 to below 1; Adam has its own")
-    weight_decay: float = _flag(5e-4, "L2 weight added to every gradient, >= 0")
-    bias_lr_factor: float = _flag(1.0, "rate of biases as a multiple of lr, > 0")
-    clip_norm: float = _flag(0.0, "largest norm of the gradient; 0 = no limit")
+    optimizer: Literal["adam", "sgd"] = flag("adam", "optimiser of the network")
+    lr: float = flag(3.5e-4, "learning rate after the warm-up, > 0")
+    momentum: float = flag(0.9, "momentum of SGD, 0 to below 1; Adam has its own")
+    weight_decay: float = flag(5e-4, "L2 weight added to every gradient, >= 0")
+    bias_lr_factor: float = flag(1.0, "rate of biases as a multiple of lr, > 0")
+    clip_norm: float = flag(0.0, "largest norm of the gradient; 0 = no limit")
 
-    schedule: Literal["steps", "cosine"] = _flag("steps", "how the rate falls")
-    steps: tuple[int, ...] = _flag((40, 70), "epochs at whose start the rate falls by gamma")
-    gamma: float = _flag(0.1, "factor of one fall of the steps schedule, 0 to 1")
-    warmup_epochs: int = _flag(10, "epochs of linear rise to lr, >= 0")
-    warmup_factor: float = _flag(0.01, "rate at the start of the rise as a share of lr, 0 to 1")
-    min_factor: float = _flag(0.0, "last rate of the cosine schedule as a share of lr, 0 to 1")
-    smooth: bool = _flag(False, "change the rate at every step instead of every epoch")
+    schedule: Literal["steps", "cosine"] = flag("steps", "how the rate falls")
+    steps: tuple[int, ...] = flag((40, 70), "epochs at whose start the rate falls by gamma")
+    gamma: float = flag(0.1, "factor of one fall of the steps schedule, 0 to 1")
+    warmup_epochs: int = flag(10, "epochs of linear rise to lr, >= 0")
+    warmup_factor: float = flag(0.01, "rate at the start of the rise as a share of lr, 0 to 1")
+    min_factor: float = flag(0.0, "last rate of the cosine schedule as a share of lr, 0 to 1")
+    smooth: bool = flag(False, "change the rate at every step instead of every epoch")
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -171,27 +173,27 @@ class RefineRecipe(Recipe):
         2
     """
 
-    chain: Literal["oskt", "nested"] = _flag("oskt", "kind of chain: published or nested")
-    alpha: float = _flag(
+    chain: Literal["oskt", "nested"] = flag("oskt", "kind of chain: published or nested")
+    alpha: float = flag(
         1.0, "weight of the refining loss (sum over rows, mean over a ladder's chains), >= 0"
     )
-    alpha_ramp: Literal["constant", "linear"] = _flag(
+    alpha_ramp: Literal["constant", "linear"] = flag(
         "constant", "alpha from the first step, or rising linearly from 0 to it at the end"
     )
-    vectors: Literal["shared", "own"] = _flag(
+    vectors: Literal["shared", "own"] = flag(
         "shared", "norms and biases of a published chain: the teacher's, or its own (the ViT code)"
     )
-    distill: float = _flag(
+    distill: float = flag(
         0.0, "weight of KL(teacher || student) on the logits, >= 0; temperature^2 is usual"
     )
-    temperature: float = _flag(2.0, "temperature of that KL, > 0")
-    similarity: float = _flag(
+    temperature: float = flag(2.0, "temperature of that KL, > 0")
+    similarity: float = flag(
         0.0, "weight of the squared difference of feature cosines, student to teacher, >= 0"
     )
-    teacher_loss: float = _flag(
+    teacher_loss: float = flag(
         1.0, "weight of the full width's own ReID loss, >= 0; 0 = left out, an ablation"
     )
-    random_widths: int = _flag(
+    random_widths: int = flag(
         0, "students of random widths in every step beside the narrowest, nested chains only, >= 0"
     )
 
