@@ -12,7 +12,19 @@ import torch
 from torch import nn
 
 import oskt.files.checkpoint
-from oskt.files.checkpoint import file_hash, load_state, save_model, write_atomic, write_tensors
+from oskt import edge
+from oskt.chain import WeightChain
+from oskt.files.checkpoint import (
+    file_hash,
+    load_state,
+    read_tensors,
+    save_model,
+    write_atomic,
+    write_tensors,
+)
+from oskt.files.tensor_file import CHAIN
+from oskt.models.resnet import ResNet
+from oskt.students import load_model
 
 
 class Everything(nn.Module):
@@ -128,6 +140,42 @@ def test_files_of_another_format_or_version(tmp_path, kind, remedy):
     assert str(refused.value) == (
         f"load: '{path}' must have format 'oskt-model/1', got '{kind}'. {remedy}"
     )
+
+
+def edited_chain(header):
+    header["coupling"]["groups"][0]["colour"] = "red"
+
+
+def without_blocks(header):
+    header.pop("blocks")
+
+
+@pytest.mark.parametrize("edit", [edited_chain, without_blocks])
+def test_chains_with_fields_of_another_version(tmp_path, edit):
+    """Signed, so that the checksum holds."""
+    path = tmp_path / "chain"
+    WeightChain.from_teacher(ResNet(18, 4), torch.zeros(2, 3, 32, 16), check=False).save(path)
+    tensors, header = read_tensors(path, CHAIN)
+    header.pop("format")
+    edit(header)
+    write_tensors(path, CHAIN, tensors, header)
+    for read in (WeightChain.load, edge.load):
+        with pytest.raises(ValueError, match=r"^load: header of the chain must have .* version"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, r"^build: spec must have options of ResNet, got .*'colour'\. Another"),
+        ({"in_planes": 8}, r"^load_model: .* must hold the tensors of its network, got size mism"),
+    ],
+)
+def test_models_of_another_version(tmp_path, change, message):
+    model = ResNet(18, 4)
+    path = save_model(tmp_path / "model", model, {"spec": {**model.spec, **change}})
+    with pytest.raises(ValueError, match=message):
+        load_model(path)
 
 
 def test_meta_must_be_json(tmp_path):

@@ -149,7 +149,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         The module in evaluation mode (with `widths` if it is a student), and the file's meta.
 
     Raises:
-        ValueError: no model file, or one of a network that oskt.models does not build.
+        ValueError: no model file, one of a network that oskt.models does not build, or of other
+            tensors than that network's.
     """
     state, meta = load_state(path)
     spec = meta.get("spec")
@@ -164,7 +165,14 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         images = torch.zeros(2, 3, *models.image_size(model))
         model = narrow(model, trace_coupling(model, images), meta["widths"])
         set_widths(model, meta["widths"])
-    norms.weigh(model, state).load_state_dict(state, assign=True)
+    try:
+        norms.weigh(model, state).load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"load_model: {path} must hold the tensors of its network, got "
+            f"{str(error).splitlines()[-1].strip()} Another program or version wrote it: make it "
+            "again."
+        ) from None
     restore_frozen(model)
     return model.eval(), meta
 
@@ -207,23 +215,23 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Source: slimmable networks (Yu & Huang 2019), post-statistics of batch norm.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     modes = {m: m.training for m in model.modules()}
-    kept = [(m.momentum, {k: b.clone() for k, b in m.named_buffers()}) for m in norms]
+    kept = [(m.momentum, {k: b.clone() for k, b in m.named_buffers()}) for m in bns]
     device = next(model.parameters()).device
     count = 0
     for images in batches:
         if count == 0:
-            for norm in norms:
+            for norm in bns:
                 norm.reset_running_stats()
                 norm.momentum = None  # None: cumulative average
                 norm.train()
         model.training = False
         model(images.to(device))
-        if not any(norm.num_batches_tracked for norm in norms):
+        if not any(norm.num_batches_tracked for norm in bns):
             break
         count += 1
-    for norm, (momentum, buffers) in zip(norms, kept):
+    for norm, (momentum, buffers) in zip(bns, kept):
         norm.momentum = momentum
         if not norm.num_batches_tracked:
             norm.load_state_dict(buffers, strict=False)

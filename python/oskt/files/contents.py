@@ -71,7 +71,21 @@ class Contents:
 
     @staticmethod
     def of(named: Mapping[str, Any], header: Mapping[str, Any]) -> Contents:
-        """The contents whose `tensors()` and `header()` these are; names it knows not are left."""
+        """The contents whose `tensors()` and `header()` these are; names it knows not are left.
+
+        Raises:
+            ValueError: fields that this version does not know, or lacks.
+        """
+        try:
+            return Contents._of(named, header)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"load: header of the chain must have the fields of this version, got {error}. "
+                "Another version of oskt wrote it: read it with that one."
+            ) from error
+
+    @staticmethod
+    def _of(named: Mapping[str, Any], header: Mapping[str, Any]) -> Contents:
         coupling = Coupling.from_json(header["coupling"])
         narrowest = header.get("narrowest", {})  # files from before nested chains have none
         partitions: dict[str, Clustering | MergeTree] = {}

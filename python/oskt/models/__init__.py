@@ -18,7 +18,11 @@ _FAMILIES: dict[str, type[nn.Module]] = {
 
 
 def build(spec: dict[str, Any]) -> nn.Module:
-    """The freshly initialised teacher-shaped network that a spec describes."""
+    """The freshly initialised teacher-shaped network that a spec describes.
+
+    Raises:
+        ValueError: a family or an option that this version does not know.
+    """
     options = dict(spec)
     family = options.pop("family", None)
     if family not in _FAMILIES:
@@ -26,7 +30,13 @@ def build(spec: dict[str, Any]) -> nn.Module:
             f"build: spec['family'] must be one of {', '.join(_FAMILIES)}, got {family!r}. "
             "Update oskt, or pass the module yourself as `template`."
         )
-    return _FAMILIES[family](**options)
+    try:
+        return _FAMILIES[family](**options)
+    except TypeError as error:
+        raise ValueError(
+            f"build: spec must have options of {_FAMILIES[family].__name__}, got {error}. "
+            "Another version of oskt wrote it: update oskt."
+        ) from None
 
 
 def image_size(model: nn.Module) -> tuple[int, int]:
