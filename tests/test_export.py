@@ -22,11 +22,11 @@ from oskt import export
 from oskt.chain import WeightChain
 from oskt.cli import app, main
 from oskt.data import make_pedestrians
-from oskt.embedding import IMAGENET_MEAN, IMAGENET_STD
 from oskt.export import export_model, formats, sidecar
 from oskt.export.network import deployed
 from oskt.files.checkpoint import file_hash, provenance, save_model
 from oskt.models import OSNet, ResNet, VisionTransformer
+from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = (32, 16)
 MEAN, STD = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import resource
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -184,6 +185,21 @@ def test_the_page_is_made_again_from_its_records(page, data, tmp_path):
     assert loaded == data
     again = write_report(tmp_path, loaded)
     assert again.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+def test_a_full_disk_keeps_the_old_report(tmp_path):
+    """A limit on file sizes stops a write half-way, as a full disk does."""
+    path = write_report(tmp_path, ReportData("Old", (TEACHER,)))
+    old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="The previous file is unchanged"):
+            write_report(tmp_path, ReportData("New", ROWS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == old
+    assert "Old" in parse(path).text
 
 
 def test_empty_parts_are_left_out(tmp_path):

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from oskt.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from oskt.models.pretrained import load_pretrained
 from oskt.models.resnet import ResNet
 from oskt.models.vit import VisionTransformer
 from oskt.models.vit_checkpoint import fitted
+from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGE = (64, 32)  # a grid of 4 x 2
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from oskt.data.ahead import ahead
 from oskt.data.images import load_image
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ImageFiles:
@@ -121,21 +118,13 @@ def embed(
 def _batches(images: Tensor | ImageFiles, batch_size: int, workers: int) -> Iterator[Tensor]:
     """The batches in order, a few of them read ahead."""
     if isinstance(images, Tensor):
-        yield from torch.split(images, batch_size)
-        return
-    ahead = max(workers, 1)
+        return iter(torch.split(images, batch_size))
 
     def read(start: int) -> Tensor:
         return torch.stack([images[i] for i in range(len(images))[start : start + batch_size]])
 
-    waiting: deque[Future[Tensor]] = deque()
-    with ThreadPoolExecutor(ahead) as pool:
-        for start in range(0, len(images), batch_size):
-            waiting.append(pool.submit(read, start))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    threads = max(workers, 1)
+    return ahead(read, range(0, len(images), batch_size), threads, threads)
 
 
 def _embeddings(model: nn.Module, batch: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
+
 OSKT_FILL = (0.4914, 0.4822, 0.4465)
 _LUMA = (0.299, 0.587, 0.114)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from oskt.data.ahead import ahead
 from oskt.data.augment import Augment
 from oskt.data.images import load_image
 from oskt.data.sampler import PKSampler
@@ -169,23 +169,11 @@ class ReIDLoader:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from position `start` on, in order."""
         plan = self._plan(epoch)
-        positions = range(start, len(plan))
-        if self.workers == 0:
-            for position in positions:
-                yield self._batch(plan[position], epoch, position)
-            return
-        waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for position in positions:
-                    waiting.append(pool.submit(self._batch, plan[position], epoch, position))
-                    if len(waiting) > 2 * self.workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+
+        def batch(position: int) -> Batch:
+            return self._batch(plan[position], epoch, position)
+
+        return ahead(batch, range(start, len(plan)), self.workers, 2 * self.workers)
 
     def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
         if self.sampler is not None:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from oskt.embedding import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, embed
+from oskt.embedding import ImageFiles, embed
 from oskt.export import formats, sidecar
 from oskt.export.deployment import Deployment, Parity, form_of, load
 from oskt.export.int8 import quantise
 from oskt.export.network import INPUTS, deployed
 from oskt.files.tensor_file import write_atomic
+from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Deployment", "Exported", "Parity", "export_model", "form_of", "load"]
 

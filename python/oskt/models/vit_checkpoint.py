@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oskt.embedding import IMAGENET_MEAN, IMAGENET_STD
 from oskt.models.vit import VisionTransformer
 from oskt.models.vit_stem import multiplied
+from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 # Height over width of the grids that checkpoints are trained on: ImageNet's squares, and persons
 # at 256x128 and at 384x128.

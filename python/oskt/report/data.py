@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from oskt.files.tensor_file import write_atomic
+
 ROWS_FILE = "rows.jsonl"
 DATA_FILE = "report.json"
 
@@ -112,9 +114,9 @@ class ReportData:
 
 
 def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
-    """Write rows as JSON lines, one network per line."""
+    """Write rows as JSON lines, one network per line; whole or not at all."""
     text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-    Path(path).write_text(text, encoding="utf-8")
+    write_atomic(path, text.encode())
 
 
 def read_rows(path: str | Path) -> tuple[ResultRow, ...]:
@@ -164,8 +166,7 @@ def save_report(folder: Path, data: ReportData) -> None:
     """Keep the records in `folder`: rows.jsonl for the results, report.json for the rest."""
     write_rows(folder / ROWS_FILE, data.rows)
     rest = {name: value for name, value in asdict(data).items() if name != "rows"}
-    text = json.dumps(rest, indent=1)
-    (folder / DATA_FILE).write_text(text, encoding="utf-8")
+    write_atomic(folder / DATA_FILE, json.dumps(rest, indent=1).encode())
 
 
 def load_report(folder: str | Path) -> ReportData:

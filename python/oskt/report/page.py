@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from oskt.files.tensor_file import write_atomic
 from oskt.report import plots
 from oskt.report.data import Ranking, ReportData, save_report
 from oskt.report.table import Comparison, compare, count_text, headline, html_table, notes
@@ -27,12 +28,13 @@ def write_report(folder: str | Path, data: ReportData) -> Path:
 
     Returns:
         The path of the page: one file, no scripts, no links to other places.
+
+    Raises:
+        OSError: a file cannot be written; the old one is unchanged.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_report(folder, data)
-    path = folder / PAGE_FILE
-    path.write_text(html_page(data), encoding="utf-8")
+    path = Path(folder) / PAGE_FILE
+    save_report(path.parent, data)
+    write_atomic(path, html_page(data).encode())
     return path
 
 
