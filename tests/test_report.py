@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 import resource
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from oskt.compare.methods import METHODS
 from oskt.console import Presenter
 from oskt.rankings import RankingLists
 from oskt.report import (
@@ -35,6 +37,8 @@ from oskt.report import (
     write_report,
     write_rows,
 )
+from oskt.report.methods import _colour
+from oskt.report.plots import DARK, LIGHT, trade_off
 from oskt.report.table import compare, count_text, difference_text, notes
 
 VOID = {"meta", "img", "source", "br", "link", "hr", "input"}
@@ -271,6 +275,25 @@ def test_the_headline_tells_wins_and_losses():
     assert "the student does not win at once (−10.0 points)" in headline(lost)
     both = [*lost, student("b", "at_once", 0.3), student("b", "scratch", 0.4)]
     assert "win on none of the 2 sizes" in headline(both)
+    won = [replace(row, mAP=1 - row.mAP) for row in both]
+    assert "the students win on both sizes at once (+10.0 points" in headline(won)
+    three = [*won, student("c", "at_once", 0.7), student("c", "scratch", 0.6)]
+    assert "the students win on all 3 sizes at once" in headline(three)
+
+
+def test_names_of_close_teachers_do_not_touch():
+    rows = [replace(TEACHER, model=f"teacher {n}", mAP=0.87 + 0.001 * n) for n in range(4)]
+    figure = trade_off([*rows, *ROWS[1:]], "parameters", LIGHT)
+    figure.draw_without_rendering()
+    names = [text for text in figure.axes[0].texts if text.get_text().startswith("teacher")]
+    boxes = sorted((text.get_window_extent() for text in names), key=lambda box: box.y0)
+    assert len(boxes) == 4
+    assert all(below.y1 < above.y0 for below, above in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_every_method_has_a_colour_of_its_own(theme):
+    assert len({_colour(theme, place) for place in range(len(METHODS))}) == len(METHODS)
 
 
 def test_texts_of_numbers():

@@ -8,7 +8,6 @@ bench: bench/results/<machine>/*.json. cuda: bench/results/*/verified.json.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import re
 import shutil
@@ -59,13 +58,13 @@ def keep_demo(folder: Path) -> None:
     from functools import partial
 
     from oskt.report import load_report
-    from oskt.report.plots import render, trade_off
+    from oskt.report.plots import LIGHT, png, trade_off
 
     data = load_report(folder)
     shutil.copy(folder / "rows.jsonl", DEMO / "rows.jsonl")
     (DEMO / "facts.json").write_text(json.dumps(data.facts, indent=1) + "\n")
-    light, _ = render(partial(trade_off, data.rows, "parameters"))
-    (DEMO / "trade_off.png").write_bytes(base64.b64decode(light))
+    draw = partial(trade_off, data.rows, "parameters")
+    (DEMO / "trade_off.png").write_bytes(png(draw, LIGHT, opaque=True))
 
 
 def sizes_table() -> str:
@@ -146,7 +145,7 @@ def keep_compare(folders: list[Path]) -> None:
     from oskt.compare.report import write_report
     from oskt.compare.rows import read_rows, write_rows
     from oskt.compare.tables import TABLES
-    from oskt.report.plots import render
+    from oskt.report.plots import LIGHT, png
 
     COMPARE.mkdir(exist_ok=True)
     places = {method: place for place, method in enumerate(["teacher", *METHODS])}
@@ -161,8 +160,8 @@ def keep_compare(folders: list[Path]) -> None:
         write_rows(COMPARE / f"{table}.jsonl", rows)
         write_report(COMPARE, table).unlink()  # the page is large; its text stays
         if table == "sizes":
-            light, _ = render(partial(size_plot, rows))
-            (COMPARE / "sizes.png").write_bytes(base64.b64decode(light))
+            picture = png(partial(size_plot, rows), LIGHT, opaque=True)
+            (COMPARE / "sizes.png").write_bytes(picture)
 
 
 def other_tables() -> str:

@@ -270,9 +270,9 @@ class _Demo:
     # -- report ---------------------------------------------------------------------------------
 
     def report_data(self, nested: WeightChain, published: WeightChain) -> ReportData:
-        runs = ["teacher", "nested", "published"]
-        runs += [f"finetune-{_slug(label)}" for label in self.scale.finetuned]
-        runs += [f"scratch-{_slug(label)}" for label in self.scale.scratch]
+        runs = {name: name for name in ("teacher", "nested", "published")}
+        runs |= {f"{n}, fine-tuned": f"finetune-{_slug(n)}" for n in self.scale.finetuned}
+        runs |= {f"{n}, from scratch": f"scratch-{_slug(n)}" for n in self.scale.scratch}
         groups = tuple(
             Group(
                 name,
@@ -285,7 +285,7 @@ class _Demo:
         return ReportData(
             title="One teacher, students of every size",
             rows=tuple(self.rows),
-            curves={run: read_log(self.out / run / "log.jsonl") for run in runs},
+            curves={name: read_log(self.out / run / "log.jsonl") for name, run in runs.items()},
             groups=groups,
             rankings=self.ranking_pictures(),
             samples=samples(self.data.set.train),

@@ -142,7 +142,8 @@ def _lines(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
 
 
 def _colour(theme: Theme, place: int) -> str:
-    palette = (*theme.series, theme.ink, theme.quiet)
+    first, second, grey, *others = theme.series
+    palette = (first, second, *others, theme.ink, theme.quiet, grey)
     return palette[place % len(palette)]
 
 
@@ -150,5 +151,8 @@ def _finish(axes: Axes, score: str, theme: Theme) -> None:
     axes.tick_params(which="both", length=0)
     axes.grid(visible=False, axis="x")
     axes.margins(x=0.06, y=0.12)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    handles, labels = axes.get_legend_handles_labels()  # ours, which come last, on top
+    axes.legend(
+        handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0
+    )
     title_left(axes, f"{score}, %", theme)

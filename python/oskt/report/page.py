@@ -137,8 +137,8 @@ def _trade_offs(data: ReportData) -> str:
         figure(partial(plots.trade_off, data.rows, "macs"), "Accuracy against work per image."),
     ]
     lead = (
-        "Up and to the left is better. The fractions along the bottom are widths; the dotted line "
-        "is the teacher."
+        "Up and to the left is better. The fractions along the bottom are widths; a dotted line "
+        "and a star are a teacher."
     )
     return section("Accuracy for its price", lead, f'<div class="pair">{"".join(figures)}</div>')
 

@@ -48,17 +48,19 @@ LIGHT = Theme(
     quiet="#6b7280",
     grid="#e7e9ee",
     page="#ffffff",
-    series=("#2563eb", "#e8590c", "#8b929e", "#0d9488", "#9333ea", "#ca8a04", "#db2777"),
+    series=("#2563eb", "#e8590c", "#8b929e", "#0d9488", "#9333ea",
+            "#ca8a04", "#db2777", "#65a30d", "#92400e"),
     ramp=("#bfd4fb", "#1740a6"),
-)
+)  # fmt: skip
 DARK = Theme(
     ink="#eceef2",
     quiet="#9aa1ad",
     grid="#2c313b",
     page="#15181e",
-    series=("#6ea2ff", "#ff9350", "#8b929e", "#3fd0c0", "#c38bff", "#e6b93f", "#ff7ab8"),
+    series=("#6ea2ff", "#ff9350", "#8b929e", "#3fd0c0", "#c38bff",
+            "#e6b93f", "#ff7ab8", "#a8d65c", "#d19a66"),
     ramp=("#24407f", "#a9c6ff"),
-)
+)  # fmt: skip
 
 _INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
 _FONTS = [
@@ -68,39 +70,45 @@ _FONTS = [
 
 def render(draw: Callable[[Theme], Figure]) -> tuple[str, str]:
     """Draw a figure for light and for dark pages; base64 PNG, transparent background."""
-    images = []
-    for theme in (LIGHT, DARK):
-        style: Any = {
-            "font.family": _FONTS,
-            "font.size": 10,
-            "text.color": theme.ink,
-            "axes.labelcolor": theme.quiet,
-            "axes.edgecolor": theme.grid,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": theme.grid,
-            "grid.linewidth": 0.8,
-            "xtick.color": theme.grid,
-            "ytick.color": theme.grid,
-            "xtick.labelcolor": theme.quiet,
-            "ytick.labelcolor": theme.quiet,
-            "lines.solid_capstyle": "round",
-            "legend.frameon": False,
-        }
-        buffer = io.BytesIO()
-        with matplotlib.rc_context(style):
-            figure = draw(theme)
-            figure.savefig(buffer, dpi=170, transparent=True, bbox_inches="tight", pad_inches=0.05)
-        images.append(base64.b64encode(buffer.getvalue()).decode("ascii"))
-    return images[0], images[1]
+    light, dark = (base64.b64encode(png(draw, theme)).decode("ascii") for theme in (LIGHT, DARK))
+    return light, dark
+
+
+def png(draw: Callable[[Theme], Figure], theme: Theme, *, opaque: bool = False) -> bytes:
+    """A figure as a PNG file; opaque for pages that may be light or dark, as those on GitHub."""
+    style: Any = {
+        "font.family": _FONTS,
+        "font.size": 10,
+        "text.color": theme.ink,
+        "axes.facecolor": theme.page,
+        "axes.labelcolor": theme.quiet,
+        "axes.edgecolor": theme.grid,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "figure.facecolor": theme.page,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "xtick.color": theme.grid,
+        "ytick.color": theme.grid,
+        "xtick.labelcolor": theme.quiet,
+        "ytick.labelcolor": theme.quiet,
+        "lines.solid_capstyle": "round",
+        "legend.frameon": False,
+    }
+    buffer, margin = io.BytesIO(), 0.2 if opaque else 0.05
+    with matplotlib.rc_context(style):
+        draw(theme).savefig(
+            buffer, dpi=170, transparent=not opaque, bbox_inches="tight", pad_inches=margin
+        )
+    return buffer.getvalue()
 
 
 def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
     """mAP against a cost ("parameters" or "macs") on a log axis, one line per series."""
     table = compare(rows)
-    figure = Figure(figsize=(5.8, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.8, 4.4), layout="constrained")
     axes = figure.subplots()
     others = [s for s in table.series if s not in ("at_once", "finetuned", "scratch")]
     for series in reversed(table.series):  # the first series is drawn last, on top
@@ -124,20 +132,10 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
             linestyle=(0, (4, 2)) if series == "scratch" else "solid",
         )
     _name_students(axes, table, cost, theme)
-    teachers = sorted(table.teachers, key=lambda line: -line.cells["teacher"].mAP)
-    for number, line in enumerate(teachers):
+    for line in table.teachers:
         score = line.cells["teacher"].mAP
         axes.axhline(score, color=theme.ink, linewidth=1, linestyle=(0, (1, 2)))
         axes.plot(getattr(line, cost), score, "*", color=theme.ink, markersize=13)
-        axes.annotate(  # the best above its line, others below theirs: close lines stay readable
-            f"{line.model} {score:.1f}",
-            (0.005, score),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, -4 if number else 4),
-            textcoords="offset points",
-            va="top" if number else "bottom",
-            color=theme.ink,
-        )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_count(value)))
@@ -145,9 +143,13 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
     axes.tick_params(which="both", length=0)
     axes.grid(visible=False, axis="x")
     axes.margins(x=0.08, y=0.14)
+    _name_teachers(axes, table, theme)
     axes.set_xlabel("Parameters" if cost == "parameters" else "Multiply-accumulates per image")
     handles, labels = axes.get_legend_handles_labels()
-    _legend_above(axes, handles[::-1], labels[::-1])
+    figure.legend(
+        handles[::-1], labels[::-1], loc="outside upper right", ncols=4, borderaxespad=0,
+        handlelength=1.6, columnspacing=1.0,
+    )  # fmt: skip
     title_left(axes, "mAP, %", theme)
     return figure
 
@@ -172,17 +174,17 @@ def _name_students(axes: Axes, table: Comparison, cost: str, theme: Theme) -> No
         )
 
 
-def _legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    axes.legend(
-        handles,
-        labels,
-        loc="lower right",
-        bbox_to_anchor=(1.01, 1.0),
-        ncols=min(len(labels), 4),
-        borderaxespad=0,
-        handlelength=1.6,
-        columnspacing=1.0,
-    )
+def _name_teachers(axes: Axes, table: Comparison, theme: Theme) -> None:
+    """Beside the right ends of their lines, from below, moved up where they would touch."""
+    low, high = axes.get_ylim()
+    place = low
+    for line in sorted(table.teachers, key=lambda line: line.cells["teacher"].mAP):
+        score = line.cells["teacher"].mAP
+        place = max(score, place + 0.06 * (high - low))
+        axes.text(
+            1.015, place, f"{line.model} {score:.1f}", transform=axes.get_yaxis_transform(),
+            va="center", color=theme.ink,
+        )  # fmt: skip
 
 
 def title_left(axes: Axes, text: str, theme: Theme) -> None:
@@ -208,9 +210,14 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], theme: Theme) -> Fi
             style: dict[str, Any] = {"color": colour, "linestyle": dashes, "label": label}
             marker = "o" if len(x) < 8 else None  # few points: show where they are
             right.plot(x, [100 * v for v in y], linewidth=2, marker=marker, markersize=5, **style)
+    if all(value > 0 for line in left.lines for value in line.get_ydata()):
+        left.set_yscale("log")  # that of a refinement holds more terms than others
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        left.yaxis.set_minor_formatter(NullFormatter())
     for axes, title in ((left, "Loss"), (right, "mAP, %")):
         axes.set_xlabel("Epoch")
-        axes.tick_params(length=0)
+        axes.tick_params(which="both", length=0)
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
         title_left(axes, title, theme)
@@ -293,8 +300,8 @@ def costs(groups: Sequence[Group], theme: Theme) -> Figure:
         )
     axes.set_xscale("log", base=2)
     axes.set_xlim(100, 100 / max(len(group.costs) + 1 for group in trees))
-    halves = [100 / 2**n for n in range(8)]
-    axes.set_xticks(halves, ["all", *(f"1/{2**n}" for n in range(1, 8))])
+    halvings = range(1, max(len(group.costs) for group in trees).bit_length() + 1)
+    axes.set_xticks([100 / 2**n for n in (0, *halvings)], ["all", *(f"1/{2**n}" for n in halvings)])
     axes.set_ylim(-2, 103)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.tick_params(length=0)

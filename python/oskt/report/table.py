@@ -197,8 +197,9 @@ def _verdict(students: Sequence[Line], series: str, when: str) -> str:
     if len(points) == 1:
         outcome = "wins" if points[0] > 0 else "does not win"
         return f"{outcome} {when} ({mean} points)"
-    share = {0: "none", len(points): "all"}.get(wins, str(wins))
-    return f"win on {share} of the {len(points)} sizes {when} ({mean} points on average)"
+    every = "both sizes" if len(points) == 2 else f"all {len(points)} sizes"
+    where = every if wins == len(points) else f"{wins or 'none'} of the {len(points)} sizes"
+    return f"win on {where} {when} ({mean} points on average)"
 
 
 def notes(rows: Iterable[ResultRow]) -> list[str]:
@@ -288,7 +289,7 @@ def html_table(rows: Iterable[ResultRow]) -> str:
         cell = line.cells["teacher"]
         score = f"<b>{cell.text}</b><small>{cell.rank1:.1f}</small>"
         span = len(table.series) + len(table.differences)
-        note = '<span class="quiet">the teacher itself</span>'
+        note = '<span class="quiet">full width</span>'
         body.append(
             f'<tr class="teacher">{_html_size(line)}'
             f'<td colspan="{span}" class="score">{score} {note}</td></tr>'
