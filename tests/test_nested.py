@@ -42,17 +42,35 @@ def nested(teacher):
 
 
 def test_every_output_is_that_of_the_chains_student(nested):
+    images, chain = torch.randn(SHAPE), nested.to_chain()
+    for turn in (chain.widths, chain.resolve(1 / 2), chain.widths):
+        torch.manual_seed(3)
+        outputs = nested(images)
+        torch.manual_seed(3)
+        widths = [chain.groups, turn, nested.draw_widths(), nested.draw_widths()]
+        assert len(outputs) == len(widths)
+        for (feature, logits), sizes in zip(outputs, widths):
+            expected_feature, expected_logits = chain.student(widths=sizes).train()(images)
+            assert torch.equal(feature, expected_feature)
+            assert torch.equal(logits, expected_logits)
+
+
+@pytest.mark.parametrize(
+    ("narrowest", "others"),
+    [(1 / 8, (1 / 2, 1 / 4)), (1 / 4, (1 / 2,)), (0.3, (1 / 2,)), (0.45, ()), (1.0, ())],
+)
+def test_narrowest_and_powers_of_a_half_take_turns(teacher, narrowest, others):
+    chain = nested_chain(teacher, width=narrowest)
+    turns = NestedModel(teacher, chain).turns
+    assert turns == [chain.widths, *(chain.resolve(share) for share in others)]
+
+
+def test_whose_turn_it_is_survives_a_resumed_run(nested, teacher):
+    nested(torch.randn(SHAPE))
+    resumed = NestedModel(teacher, nested_chain(teacher), random_widths=0).train()
+    resumed.load_state_dict(nested.state_dict())
     images = torch.randn(SHAPE)
-    torch.manual_seed(3)
-    outputs = nested(images)
-    chain = nested.to_chain()
-    torch.manual_seed(3)
-    widths = [chain.groups, chain.widths, nested.draw_widths(), nested.draw_widths()]
-    assert len(outputs) == len(widths)
-    for (feature, logits), sizes in zip(outputs, widths):
-        expected_feature, expected_logits = chain.student(widths=sizes).train()(images)
-        assert torch.equal(feature, expected_feature)
-        assert torch.equal(logits, expected_logits)
+    assert torch.equal(resumed(images)[1][0], nested(images)[1][0])
 
 
 def test_gradients_are_those_of_a_dense_merge(teacher):

@@ -194,7 +194,7 @@ class RefineRecipe(Recipe):
         1.0, "weight of the full width's own ReID loss, >= 0; 0 = left out, an ablation"
     )
     random_widths: int = flag(
-        0, "students of random widths in every step beside the narrowest, nested chains only, >= 0"
+        0, "students of random widths in every step beside 1/8, 1/4, 1/2 in turn, nested only, >= 0"
     )
 
     def __post_init__(self) -> None:
