@@ -3,9 +3,10 @@
 Rows: `oskt_ext.expand` and its peers at the same task and dtype; correctness is asserted before
 anything is timed. Buffers are the same from call to call, so that small ones stay in a cache;
 rows `cold` flush the caches before every call. extra_info holds `bytes`, the compulsory traffic
-(source read, of a selection what it reads, student written; for a step also the student's gradient
+(source read, student written; for a step also the student's gradient
 read and the source's written whole), `roof_s`, the time of as many bytes at the bandwidth of a
-copy, and the `ratio` to it.
+copy, and the `ratio` to it. Memory is read by the cache line: of a selection `bytes` counts every
+line that holds a number of it.
 
 Peers: `loop`, one Python step per channel; `index`, index_add_ of columns and index_select of rows,
 columns first; `embedding_bag`, the best stock PyTorch form: a fused column sum over the chain rows,
@@ -181,14 +182,28 @@ FORWARD = [(case, peer) for case, peers in PEERS.items() for peer in peers]
 STEP = [(c, p) for c, p in FORWARD if p in ("oskt", "index", "embedding_bag")]
 
 
+def bytes_read(items: list[tuple[IndexMap, IndexMap, int]]) -> int:
+    """The cache lines of a float32 source that hold a number which is read, in bytes."""
+    line, start, lines = 16, 0, 0
+    for rows, columns, area in items:
+        end = start + rows.size * columns.size * area
+        first, last = start // line * line, -(-end // line) * line
+        read = np.zeros(last - first, dtype=bool)
+        matrix = read[start - first : end - first].reshape(rows.size, columns.size, area)
+        matrix[np.ix_(np.unique(rows.index), np.unique(columns.index))] = True
+        lines += int(read.reshape(-1, line).any(axis=1).sum())
+        start = end
+    return 4 * line * lines
+
+
 @cache
 def reference(case: str) -> tuple[Tensor, Tensor, int]:
     """A random chain, its student by the definition, and the compulsory bytes of a forward."""
     items = items_of(case)
     plan = ExpansionPlan(items)
     source = torch.randn(plan.source_numel, generator=torch.Generator().manual_seed(0))
-    read = sum(len(np.unique(r.index)) * len(np.unique(c.index)) * area for r, c, area in items)
-    return source, expand_reference(source, plan), 4 * (read + plan.student_numel)
+    nbytes = bytes_read(items) + 4 * plan.student_numel
+    return source, expand_reference(source, plan), nbytes
 
 
 def make_case(case: str, provider: str) -> tuple[Tensor, Provider, int]:

@@ -2,7 +2,8 @@
 
 Published chains: ResNet-50 of width 1/8 to the paper's sizes, ViT-B of width 1/8 to 1/4 and 1/2 of
 its channels. Nested chains of ResNet-50, whose source is the teacher: `select`, a student has some
-of the channels; `merge`, rows are averaged and columns summed over clusters.
+of the channels; `lead`, the same of channels in order; `merge`, rows are averaged and columns
+summed over clusters.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def published(rng: np.random.Generator, teacher: int, chain: int, width: int) ->
 def nested_select(rng: np.random.Generator, teacher: int, _: int, width: int) -> Maps:
     kept = IndexMap.select(np.sort(rng.permutation(teacher)[:width]), teacher)
     return dict.fromkeys(("rows", "columns", "vectors"), kept)
+
+
+def nested_lead(rng: np.random.Generator, teacher: int, _: int, width: int) -> Maps:
+    leading = IndexMap.select(np.arange(width), teacher)
+    return dict.fromkeys(("rows", "columns", "vectors"), leading)
 
 
 def nested_merge(rng: np.random.Generator, teacher: int, _: int, width: int) -> Maps:
@@ -114,6 +120,8 @@ CASES: dict[str, Callable[[], Items]] = {
     "vit-b-1/2": lambda: vit_b(published, 1 / 2),
     "select-1/8": lambda: resnet50(nested_select, 8, (2, 4, 8)),
     "select-1/2": lambda: resnet50(nested_select, 32, (2, 4, 8)),
+    "lead-1/8": lambda: resnet50(nested_lead, 8, (2, 4, 8)),
+    "lead-1/2": lambda: resnet50(nested_lead, 32, (2, 4, 8)),
     "merge-1/8": lambda: resnet50(nested_merge, 8, (2, 4, 8)),
     "merge-1/2": lambda: resnet50(nested_merge, 32, (2, 4, 8)),
 }

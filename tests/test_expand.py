@@ -69,6 +69,44 @@ def test_exact_arithmetic_is_bit_equal(device, dtype, weights):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("area", [1, 4, 9, 49])
+def test_selections_are_copies(device, dtype, area):
+    """Leading channels, a stretch, few and many gathered ones, in any order and repeated."""
+    rng = np.random.default_rng(area)
+    size = 150
+    columns = [
+        np.arange(40),
+        np.arange(31, 131),
+        np.arange(size - 1, size),
+        np.sort(rng.permutation(size)[:20]),
+        np.sort(rng.permutation(size)[:110]),
+        rng.integers(size, size=37),
+        rng.integers(size, size=300),
+    ]
+    rows = [np.sort(rng.permutation(60)[: 3 + 7 * i]) for i in range(len(columns))]
+    plan = ExpansionPlan(
+        [(IndexMap.select(r, 60), IndexMap.select(c, size), area) for r, c in zip(rows, columns)]
+    ).to(device)
+    source = torch.randn(plan.source_numel).to(device, dtype)
+    matrices = source.reshape(len(columns), 60, size, area)
+    expected = [m[r][:, c].flatten() for m, r, c in zip(matrices, rows, columns)]
+    assert torch.equal(expand(source, plan), torch.cat(expected))
+
+
+@pytest.mark.parametrize("width", [256, 251])
+def test_large_students_are_written_whole(device, width):
+    """20 MB, which go past the caches, in aligned rows and in others; sums, copies and runs."""
+    members = IndexMap.lists(np.array_split(np.random.default_rng(0).permutation(512), width), 512)
+    copies = IndexMap.select(np.arange(3000) % 37, 37)
+    single = IndexMap.select(np.arange(36, -1, -1), 37)
+    leading = IndexMap.select(np.arange(width), 512)
+    items = [(copies, members, 1), (single, members, 9), (copies, leading, 7)]
+    plan = ExpansionPlan(items).to(device)
+    source = integers(plan.source_numel).to(device)
+    assert torch.equal(expand(source, plan), expand_reference(source, plan))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_rounding_stays_within_its_bound(device, dtype):
     """|error| <= (n + 1) u sum |a b x|, n additions and products in the accumulator, one store."""
     plan = ExpansionPlan(mixed_items(2, (0.3, 1.7, -0.9))).to(device)

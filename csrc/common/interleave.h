@@ -10,8 +10,60 @@
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #endif
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define OSKT_WIDE_TRANSPOSE
+#endif
 
 namespace oskt {
+
+#if defined(OSKT_WIDE_TRANSPOSE)
+// Blocks of 16 x 16 floats, for processors whose registers hold 16: half the time of 4 x 4.
+namespace wide {
+
+constexpr int kSide = 16;
+typedef float Vector __attribute__((vector_size(4 * kSide), aligned(4), may_alias));
+typedef int Lanes __attribute__((vector_size(4 * kSide)));
+
+inline bool available() {
+  static const bool found = (__builtin_cpu_init(), __builtin_cpu_supports("avx512f"));
+  return found;
+}
+
+#define OSKT_WIDE __attribute__((target("avx512f")))
+
+// Swaps the off-diagonal quarters of every block of 2 d x 2 d.
+template <int d>
+OSKT_WIDE inline __attribute__((always_inline)) void swap_quarters(Vector (&v)[kSide]) {
+  Lanes upper, lower;  // lanes of two rows that stand d apart
+  for (int c = 0; c < kSide; ++c) {
+    upper[c] = c & d ? kSide + c - d : c;
+    lower[c] = c & d ? kSide + c : c + d;
+  }
+  for (int r = 0; r < kSide; ++r)
+    if ((r & d) == 0) {
+      const Vector a = v[r], b = v[r + d];
+      v[r] = __builtin_shuffle(a, b, upper);
+      v[r + d] = __builtin_shuffle(a, b, lower);
+    }
+}
+
+// tile[c * 16 + r] = rows[r][c]; n is a multiple of 16.
+OSKT_WIDE inline void interleave(const float* const* rows, int64_t n, float* tile) {
+  for (int64_t c = 0; c < n; c += kSide) {
+    Vector v[kSide];
+    for (int r = 0; r < kSide; ++r) v[r] = *reinterpret_cast<const Vector*>(rows[r] + c);
+    swap_quarters<8>(v);
+    swap_quarters<4>(v);
+    swap_quarters<2>(v);
+    swap_quarters<1>(v);
+    for (int i = 0; i < kSide; ++i) *reinterpret_cast<Vector*>(tile + (c + i) * kSide) = v[i];
+  }
+}
+
+#undef OSKT_WIDE
+
+}  // namespace wide
+#endif
 
 #if defined(__SSE2__)
 // out[r][c] = in[c][r] for a block of 4 x 4; `in` and `out` give the address of a row.
@@ -32,6 +84,10 @@ OSKT_INLINE void transpose_block(const In& in, const Out& out) {
 template <int kRows, typename T>
 OSKT_INLINE void interleave(const T* const* rows, int64_t n, T* tile) {
   int64_t c = 0;
+#if defined(OSKT_WIDE_TRANSPOSE)
+  if constexpr (std::is_same_v<T, float> && kRows == wide::kSide)
+    if (wide::available()) wide::interleave(rows, c = n / wide::kSide * wide::kSide, tile);
+#endif
 #if defined(__SSE2__)
   if constexpr (std::is_same_v<T, float>)
     for (; c + 16 <= n; c += 16)

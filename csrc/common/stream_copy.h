@@ -13,7 +13,7 @@
 
 namespace oskt {
 
-constexpr int64_t kStreamBytes = 32 << 20;  // results from here on are streamed
+constexpr int64_t kStreamBytes = 16 << 20;  // results from here on are streamed
 
 // Copies `bytes`; where target and length are multiples of 16, without the target's lines in a
 // cache. stream_fence() must follow before another thread reads them.

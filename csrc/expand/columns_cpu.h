@@ -34,34 +34,64 @@ OSKT_INLINE acc_t add_term(acc_t sum, acc_t weight, acc_t x) {
   return kOnes ? sum + x : std::fma(weight, x, sum);
 }
 
-// Source rows that are needed soon: `rows` of them, one behind the other.
+// What the next call will read, fetched meanwhile: source rows are too short for the processor to
+// see a stream in them. It drops prefetches that come in a burst, so they are spread over the steps
+// of a call.
 template <typename scalar_t>
-struct Ahead {
-  const scalar_t* at;
-  int64_t rows;
+class Ahead {
+ public:
+  Ahead() = default;
+  // The rows row[0] .. row[count - 1] of a matrix, as far as they leave room in L2.
+  Ahead(const scalar_t* source, const int32_t* row, int64_t count, int64_t pitch)
+      : source_(source), row_(row), pitch_(pitch) {
+    const int64_t room = kRoom / std::max<int64_t>(1, pitch * sizeof(scalar_t));
+    end_ = row + std::min(count, std::max<int64_t>(1, room));
+  }
+
+  // Spreads the rows over `steps` steps.
+  OSKT_INLINE void spread(int64_t steps) {
+    const int64_t lines = (end_ - row_) * ((pitch_ + kLine - 1) / kLine);
+    rate_ = lines * kOne / std::max<int64_t>(1, steps) + 1;
+  }
+
+  OSKT_INLINE void step(int64_t steps = 1) {
+    for (due_ += steps * rate_; due_ >= kOne && row_ < end_; due_ -= kOne) {
+      __builtin_prefetch(source_ + *row_ * pitch_ + at_, 0, 3);
+      if ((at_ += kLine) < pitch_) continue;
+      at_ = 0;
+      ++row_;
+    }
+  }
+
+  // The columns of the first row that a pick reads.
+  OSKT_INLINE void fetch(int64_t begin, int64_t end) const {
+    if (row_ == end_) return;
+    const scalar_t* row = source_ + *row_ * pitch_;
+    for (int64_t e = begin; e < end; e += kLine) __builtin_prefetch(row + e, 0, 3);
+    __builtin_prefetch(row + end - 1, 0, 3);
+  }
+
+ private:
+  static constexpr int64_t kLine = 64 / sizeof(scalar_t), kRoom = 256 << 10, kOne = 1 << 16;
+
+  const scalar_t* source_ = nullptr;
+  const int32_t *row_ = nullptr, *end_ = nullptr;
+  int64_t pitch_ = 0, at_ = 0;
+  int64_t rate_ = 0, due_ = 0;  // lines a step, in units of 1 / kOne
 };
 
-// Reduced rows of an item, the student rows that their columns go to, and what the next call will
-// read, which is fetched meanwhile: rows are too short for the processor to see a stream in them.
+// Reduced rows of an item and the student rows that their columns go to.
 template <typename scalar_t>
 struct Rows {
   int count;  // <= kBatch
   const acc_of<scalar_t>* from[kBatch];
   scalar_t* to[kBatch];
-  Ahead<scalar_t> ahead[kBatch];
+  Ahead<scalar_t> ahead;
 };
-
-// Fetches the share of `ahead` that belongs to elements [begin, end) of a row.
-template <typename scalar_t>
-OSKT_INLINE void fetch(const Ahead<scalar_t>& ahead, int64_t begin, int64_t end) {
-  constexpr int64_t kLine = 64 / sizeof(scalar_t);
-  for (int64_t e = begin * ahead.rows; e < end * ahead.rows; e += kLine)
-    __builtin_prefetch(ahead.at + e, 0, 2);
-}
 
 // Columns of area 1 of kRows rows, number by number.
 template <int kRows, bool kOnes, typename scalar_t>
-OSKT_INLINE void sum_numbers(const List& list, const Rows<scalar_t>& rows, int first, int32_t begin,
+OSKT_INLINE void sum_numbers(const List& list, Rows<scalar_t>& rows, int first, int32_t begin,
                              int32_t end) {
   using acc_t = acc_of<scalar_t>;
   for (int32_t j = begin; j < end; ++j) {
@@ -77,25 +107,28 @@ OSKT_INLINE void sum_numbers(const List& list, const Rows<scalar_t>& rows, int f
 
 // Columns of area 1 of up to kRows rows, interleaved in `tile`, which holds kRows * columns.
 template <int kRows, bool kOnes, typename scalar_t>
-OSKT_INLINE void sum_vectors(const List& list, const Rows<scalar_t>& rows, int32_t columns,
-                             int32_t begin, int32_t end, acc_of<scalar_t>* tile) {
+OSKT_INLINE void sum_vectors(const List& list, Rows<scalar_t>& rows, int32_t columns, int32_t begin,
+                             int32_t end, acc_of<scalar_t>* tile) {
   using acc_t = acc_of<scalar_t>;
   constexpr int32_t kBlock = 64;
   const acc_t* from[kRows];
+  constexpr int64_t kSumSteps = 3;  // a sum takes about as long as three columns interleaved
+  rows.ahead.spread(columns + kSumSteps * (end - begin));
   for (int32_t first = 0; first < columns; first += kBlock) {
     const int32_t last = std::min(first + kBlock, columns);
     for (int r = 0; r < kRows; ++r) {
       const int row = std::min(r, rows.count - 1);  // lanes without a row repeat the last one
       from[r] = rows.from[row] + first;
-      if (r < rows.count) fetch(rows.ahead[r], first, last);
     }
+    rows.ahead.step(last - first);
     interleave<kRows>(from, last - first, tile + first * kRows);
   }
-  acc_t block[kBlock * kRows];
+  alignas(64) acc_t block[kBlock * kRows];
   scalar_t* to[kRows];
   for (int32_t first = begin; first < end; first += kBlock) {
     const int32_t width = std::min(kBlock, end - first);
     for (int32_t j = 0; j < width; ++j) {
+      rows.ahead.step(kSumSteps);
       acc_t sum[kRows] = {};
       for (int32_t p = list.begin(first + j), last = list.end(first + j); p < last; ++p) {
         const acc_t* column = tile + list.index[p] * kRows;
@@ -103,8 +136,7 @@ OSKT_INLINE void sum_vectors(const List& list, const Rows<scalar_t>& rows, int32
 #pragma omp simd
         for (int r = 0; r < kRows; ++r) sum[r] = add_term<kOnes>(sum[r], weight, column[r]);
       }
-#pragma omp simd
-      for (int r = 0; r < kRows; ++r) block[j * kRows + r] = sum[r];
+      std::memcpy(block + j * kRows, sum, sizeof sum);
     }
     for (int r = 0; r < rows.count; ++r) to[r] = rows.to[r] + first;
     deinterleave<kRows>(block, width, rows.count, to);
@@ -113,14 +145,14 @@ OSKT_INLINE void sum_vectors(const List& list, const Rows<scalar_t>& rows, int32
 
 // Columns of one row, in runs of kArea elements (kAnyArea: `any_area`).
 template <int kArea, bool kOnes, typename scalar_t>
-OSKT_INLINE void sum_runs(const List& list, const Rows<scalar_t>& rows, int32_t columns,
-                          int32_t begin, int32_t end, int64_t any_area) {
+OSKT_INLINE void sum_runs(const List& list, Rows<scalar_t>& rows, int32_t columns, int32_t begin,
+                          int32_t end, int64_t any_area) {
   using acc_t = acc_of<scalar_t>;
   constexpr int64_t kTile = kArea == kAnyArea ? 32 : kArea;
   const int64_t area = kArea == kAnyArea ? any_area : kArea;
-  const int64_t pace = columns * area / std::max(1, end - begin) + 1;
+  rows.ahead.spread(end - begin);
   for (int32_t j = begin; j < end; ++j) {
-    fetch(rows.ahead[0], (j - begin) * pace, (j - begin + 1) * pace);
+    rows.ahead.step();
     for (int64_t first = 0; first < area; first += kTile) {
       const int64_t width = kArea == kAnyArea ? std::min(kTile, area - first) : kTile;
       acc_t sum[kTile] = {};
@@ -136,10 +168,38 @@ OSKT_INLINE void sum_runs(const List& list, const Rows<scalar_t>& rows, int32_t 
   }
 }
 
-// Columns of one row that are the columns as they are.
+// Columns of area 1 that are one source column each, of kRows rows.
+template <int kRows, typename scalar_t>
+OSKT_INLINE void pick_numbers(const List& list, Rows<scalar_t>& rows, int first, int32_t begin,
+                              int32_t end) {
+  for (int32_t j = begin; j < end; ++j) {
+    rows.ahead.step();
+    const int64_t column = list.index[j];
+    for (int r = 0; r < kRows; ++r)
+      rows.to[first + r][j] = static_cast<scalar_t>(rows.from[first + r][column]);
+  }
+}
+
+// Columns of one row that are one source column each, in runs of kArea elements.
+template <int kArea, typename scalar_t>
+OSKT_INLINE void pick_runs(const List& list, Rows<scalar_t>& rows, int32_t begin, int32_t end,
+                           int64_t any_area) {
+  const int64_t area = kArea == kAnyArea ? any_area : kArea;
+  for (int32_t j = begin; j < end; ++j) {
+    const int64_t at = list.index[j] * area;
+    rows.ahead.fetch(at, at + area);
+    const auto* from = rows.from[0] + at;
+    scalar_t* to = rows.to[0] + j * area;
+    for (int64_t o = 0; o < area; ++o) to[o] = static_cast<scalar_t>(from[o]);
+  }
+}
+
+// Columns of one row that are consecutive source columns: elements [begin, end) of the student row
+// from element `shift + begin` of the source row on.
 template <typename scalar_t>
-OSKT_INLINE void copy_columns(const Rows<scalar_t>& rows, int64_t begin, int64_t end) {
-  const auto* from = rows.from[0];
+OSKT_INLINE void copy_run(Rows<scalar_t>& rows, int64_t shift, int64_t begin, int64_t end) {
+  rows.ahead.fetch(shift + begin, shift + end);
+  const auto* from = rows.from[0] + shift;
   scalar_t* to = rows.to[0];
   if constexpr (std::is_same_v<scalar_t, acc_of<scalar_t>>)
     std::memcpy(to + begin, from + begin, (end - begin) * sizeof(scalar_t));
@@ -147,13 +207,29 @@ OSKT_INLINE void copy_columns(const Rows<scalar_t>& rows, int64_t begin, int64_t
     for (int64_t e = begin; e < end; ++e) to[e] = static_cast<scalar_t>(from[e]);
 }
 
+// Columns [begin, end) of the rows of an item that are one source column each.
+template <typename scalar_t>
+OSKT_INLINE void pick_columns(const PlanItem& item, const List& list, Rows<scalar_t>& rows,
+                              int32_t begin, int32_t end) {
+  if (item.area == 9) return pick_runs<9>(list, rows, begin, end, 9);
+  if (item.area > 1) return pick_runs<kAnyArea>(list, rows, begin, end, item.area);
+  rows.ahead.spread((end - begin) * (rows.count / 4 + rows.count % 4));
+  int r = 0;
+  for (; r + 4 <= rows.count; r += 4) pick_numbers<4>(list, rows, r, begin, end);
+  for (; r < rows.count; ++r) pick_numbers<1>(list, rows, r, begin, end);
+}
+
 // All columns [begin, end) of the rows of an item; one row unless its area is 1.
 template <bool kOnes, typename scalar_t>
-OSKT_INLINE void reduce_columns(const PlanItem& item, const List& list, const Rows<scalar_t>& rows,
+OSKT_INLINE void reduce_columns(const PlanItem& item, const List& list, Rows<scalar_t>& rows,
                                 int32_t begin, int32_t end, acc_of<scalar_t>* tile) {
   const auto columns = static_cast<int32_t>(item.source_columns);
-  if (item.column_kind == kIdentity)
-    copy_columns(rows, begin * item.area, end * item.area);
+  // Rows that are read whole are cheaper interleaved.
+  const bool sparse = columns > 2 * item.student_columns;
+  if (item.column_kind == kRun)
+    copy_run(rows, list.index[0] * item.area, begin * item.area, end * item.area);
+  else if (item.column_kind == kSelect && sparse)
+    pick_columns(item, list, rows, begin, end);
   else if (item.area == 9)
     sum_runs<9, kOnes>(list, rows, columns, begin, end, 9);
   else if (item.area > 1)

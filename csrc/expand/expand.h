@@ -41,9 +41,9 @@ struct ListRef {
 };
 
 enum ColumnKind : int64_t {
-  kIdentity,  // column j reads column j
-  kSelect,    // column j reads one column, weight 1
-  kSum,       // anything else
+  kRun,     // column j reads column f + j, weight 1; f is the first that is read
+  kSelect,  // column j reads one column, weight 1
+  kSum,     // anything else
 };
 
 struct PlanItem {

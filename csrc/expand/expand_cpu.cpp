@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "common/simd.h"
+#include "common/stream_copy.h"
 #include "expand/columns_cpu.h"
 #include "expand/expand.h"
 #include "glue/checks.h"
@@ -28,9 +29,9 @@ using namespace oskt::expand;
 constexpr int64_t kLeastTasks = 16;
 
 // What a thread keeps from call to call, because memory that is new costs more than its use: the
-// sums of a batch of source rows, and the same rows interleaved.
+// sums of a batch of source rows, the same rows interleaved, and student rows on their way.
 struct Workspace {
-  Scratch sums, tile;
+  Scratch sums, tile, out;
 
   static Workspace& of_this_thread() {
     static thread_local Workspace workspace;
@@ -84,46 +85,74 @@ OSKT_INLINE const acc_of<scalar_t>* one_row(const List& reads, int32_t group,
   return nullptr;
 }
 
-// One rectangle of an item.
+// Groups that go together: numbers of several rows make vectors.
+int batch_of(const PlanItem& item) {
+  return item.area == 1 && item.column_kind != kRun ? kBatch : 1;
+}
+
+// The source rows of the batch of a task that begins with group `first`.
 template <typename scalar_t>
-OSKT_INLINE void run_task(const PlanReader& plan, const PlanItem& item, const PlanTask& task,
-                          const scalar_t* source, scalar_t* student, Workspace& workspace) {
+OSKT_INLINE Ahead<scalar_t> rows_of(const PlanReader& plan, const PlanTask& task, int32_t first,
+                                    const scalar_t* source) {
+  const PlanItem& item = plan.item(task.item);
+  const List reads = plan.list(item.row_reads);
+  const int32_t begin = reads.begin(first);
+  const int32_t end = reads.end(std::min(first + batch_of(item), task.group_end) - 1);
+  return {source + item.source_at, reads.index + begin, end - begin,
+          item.source_columns * item.area};
+}
+
+// One rectangle of an item; `next` is the one that comes after it. A streamed student goes past
+// the caches.
+template <typename scalar_t>
+OSKT_INLINE void run_task(const PlanReader& plan, const PlanTask& task, const PlanTask* next,
+                          const scalar_t* flat_source, scalar_t* flat_student, bool streamed,
+                          Workspace& workspace) {
   using acc_t = acc_of<scalar_t>;
+  const PlanItem& item = plan.item(task.item);
+  const scalar_t* source = flat_source + item.source_at;
+  scalar_t* student = flat_student + item.student_at;
   const List reads = plan.list(item.row_reads), writes = plan.list(item.row_writes);
   const List columns = plan.list(item.column_reads);
   const int64_t source_pitch = item.source_columns * item.area;
   const int64_t student_pitch = item.student_columns * item.area;
   const int64_t run_begin = task.column_begin * item.area, run_end = task.column_end * item.area;
-  const int batch = item.area == 1 && item.column_kind != kIdentity ? kBatch : 1;
+  const int64_t run_bytes = (run_end - run_begin) * sizeof(scalar_t);
+  const int batch = batch_of(item);
   acc_t* sums = workspace.sums.at_least<acc_t>(batch * source_pitch);
   acc_t* tile = workspace.tile.at_least<acc_t>(batch * source_pitch);
+  // Rows a power of two apart would share the sets of a cache.
+  const int64_t out_pitch = (student_pitch + 31) / 16 * 16;
+  scalar_t* out = streamed ? workspace.out.at_least<scalar_t>(batch * out_pitch) : nullptr;
   for (int32_t first = task.group_begin; first < task.group_end; first += batch) {
     Rows<scalar_t> rows;
     rows.count = std::min<int>(batch, task.group_end - first);
+    if (first + batch < task.group_end)
+      rows.ahead = rows_of(plan, task, first + batch, flat_source);
+    else if (next != nullptr)
+      rows.ahead = rows_of(plan, *next, next->group_begin, flat_source);
     for (int r = 0; r < rows.count; ++r) {
-      const int32_t group = first + r, next = std::min(group + batch, task.group_end - 1);
-      rows.to[r] = student + writes.index[writes.begin(group)] * student_pitch;
+      const int32_t group = first + r;
+      rows.to[r] = streamed ? out + r * out_pitch
+                            : student + writes.index[writes.begin(group)] * student_pitch;
       rows.from[r] = one_row(reads, group, source, source_pitch);
-      if (rows.from[r] == nullptr) {
-        rows.from[r] = sums + r * source_pitch;
-        sum_rows(reads, reads.begin(group), reads.end(group), source, source_pitch,
-                 sums + r * source_pitch);
-      }
-      rows.ahead[r] = {source, 0};
-      if (reads.end(next) > reads.begin(next)) {
-        const int32_t a = reads.index[reads.begin(next)], b = reads.index[reads.end(next) - 1];
-        rows.ahead[r].at = source + a * source_pitch;
-        rows.ahead[r].rows = std::clamp(b - a + 1, 1, reads.end(next) - reads.begin(next));
-      }
+      if (rows.from[r] != nullptr) continue;
+      rows.from[r] = sums + r * source_pitch;
+      sum_rows(reads, reads.begin(group), reads.end(group), source, source_pitch,
+               sums + r * source_pitch);
     }
     if (columns.weight)
       reduce_columns<false>(item, columns, rows, task.column_begin, task.column_end, tile);
     else
       reduce_columns<true>(item, columns, rows, task.column_begin, task.column_end, tile);
     for (int r = 0; r < rows.count; ++r)
-      for (int32_t w = writes.begin(first + r) + 1; w < writes.end(first + r); ++w)
-        std::memcpy(student + writes.index[w] * student_pitch + run_begin, rows.to[r] + run_begin,
-                    (run_end - run_begin) * sizeof(scalar_t));
+      for (int32_t w = writes.begin(first + r) + !streamed; w < writes.end(first + r); ++w) {
+        scalar_t* to = student + writes.index[w] * student_pitch + run_begin;
+        if (streamed)
+          stream_copy(to, rows.to[r] + run_begin, run_bytes);
+        else
+          std::memcpy(to, rows.to[r] + run_begin, run_bytes);
+      }
   }
 }
 
@@ -157,12 +186,16 @@ PlanTask take_rectangle(const PlanReader& plan, int64_t& t, int64_t end) {
 
 template <typename scalar_t>
 OSKT_SIMD_CLONES void run_tasks(const PlanReader& plan, const scalar_t* source, scalar_t* student,
-                                int64_t begin, int64_t end, Workspace& workspace) {
-  for (int64_t t = begin; t < end;) {
-    const PlanTask task = take_rectangle(plan, t, end);
-    const PlanItem& item = plan.item(task.item);
-    run_task(plan, item, task, source + item.source_at, student + item.student_at, workspace);
+                                int64_t begin, int64_t end, bool streamed, Workspace& workspace) {
+  if (begin == end) return;
+  PlanTask task = take_rectangle(plan, begin, end);
+  while (begin < end) {
+    const PlanTask next = take_rectangle(plan, begin, end);
+    run_task(plan, task, &next, source, student, streamed, workspace);
+    task = next;
   }
+  run_task<scalar_t>(plan, task, nullptr, source, student, streamed, workspace);
+  stream_fence();
 }
 
 void check_plan(const Tensor& source, const Tensor& table, const Tensor& coefficient,
@@ -198,8 +231,9 @@ Tensor expand_cpu(Tensor source, Tensor table, Tensor coefficient, Tensor transp
     // Runs of tasks long enough to be worth a thread, short enough that threads end together.
     const int64_t tasks = plan.header().num_tasks;
     const int64_t run = std::max<int64_t>(kLeastTasks, tasks / (4 * num_workers()));
+    const bool streamed = student_numel * static_cast<int64_t>(sizeof(scalar_t)) >= kStreamBytes;
     for_each_task((tasks + run - 1) / run, [&](int64_t part, int64_t) {
-      run_tasks(plan, from, to, part * run, std::min(tasks, (part + 1) * run),
+      run_tasks(plan, from, to, part * run, std::min(tasks, (part + 1) * run), streamed,
                 Workspace::of_this_thread());
     });
   });

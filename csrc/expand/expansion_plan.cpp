@@ -154,12 +154,12 @@ bool all_ones(const Map& map) {
 ColumnKind column_kind(const Map& map) {
   const int64_t n = map.entries();
   if (static_cast<int64_t>(map.index.size()) != n || !all_ones(map)) return kSum;
-  bool identity = n == map.size;
+  bool run = n > 0;
   for (int32_t i = 0; i < n; ++i) {
     if (map.offsets[i] != i) return kSum;
-    identity = identity && map.index[i] == i;
+    run = run && map.index[i] == map.index[0] + i;
   }
-  return identity ? kIdentity : kSelect;
+  return run ? kRun : kSelect;
 }
 
 // Packs one direction of a plan into the layout of expand.h.
@@ -374,7 +374,7 @@ class ExpansionPlan {
       size_t end = i + 1;
       const Item& item = items[i];
       const Map& columns = maps[item.columns];
-      if (columns.size != 1 || columns.entries() != 1 || column_kind(columns) != kIdentity) {
+      if (columns.size != 1 || columns.entries() != 1 || column_kind(columns) != kRun) {
         result.push_back(items[i++]);
         continue;
       }
