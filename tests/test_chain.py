@@ -210,6 +210,8 @@ def test_nothing_of_the_file_is_pickled(chain, tmp_path):
         ({"params": 100}, r"budget must allow the smallest student, [\d,]+ parameters"),
         ({"width": 1.5}, r"width must be in \(0, 1\], got 1.5"),
         ({"preset": "res50-s9"}, "preset must be one of res50-s1"),
+        ({"preset": "vit-s-s1"}, "on a chain of that family, got 'vit-s-s1' on one of resnet"),
+        ({"preset": "res50-s6"}, "preset must fit the chain, got 'res50-s6', of which widths: "),
         ({"width": 0.5, "norm": "mean"}, "norm must be 'interpolate' or 'exact', got 'mean'"),
         ({"widths": {"layer9": 1}}, "must be a channel group, got 'layer9'"),
     ],

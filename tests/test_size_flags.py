@@ -133,6 +133,7 @@ def test_measured_shapes_read_images(saved, tmp_path):
         (["--shape-data", "x", "--params", "9e4"], "got --shape uniform and --shape-data x"),
         (["--params", "1"], "budget must allow the smallest student, 229 parameters"),
         (["--group", "conv1"], "--group must be NAME=CHANNELS, got 'conv1'"),
+        (["--group", "conv1=4", "--group", "conv1=5"], "give conv1 one width, got 4 and 5"),
         (["--params", "9e4", "--width", "0.5"], "must be given, got 2 of them"),
         (["--width", "0.5", "--runtime", "onnxruntime"], "--runtime must come with --latency-ms"),
         (["--latency-ms", "5", "--device", "gpu"], "device must be cpu or a GPU that is here"),

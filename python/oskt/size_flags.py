@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ def ask(
         place = World.from_environment(device if size.runtime == "torch" else "cpu").device
         meter = Meter(chain, str(place), timed=RUNTIMES[size.runtime])
     widths = ladder.resolve(
-        size.width, dict(map(_assignment, size.group)) if size.group else None, size.preset,
+        size.width, _assignments(size.group) if size.group else None, size.preset,
         params=size.params, macs=size.macs, memory_mb=size.memory_mb, latency_ms=size.latency_ms,
         device=meter or "cpu", shape=_shape(chain, size, device, pixels),
     )  # fmt: skip
@@ -99,8 +99,16 @@ def open_data(
     return ReIDData(data, Recipe(**fields), device=device)
 
 
-def _assignment(text: str) -> tuple[str, int]:
-    name, _, channels = text.partition("=")
-    if not channels.isdigit():
-        raise ValueError(f"--group must be NAME=CHANNELS, got {text!r}. Example: layer1.0.conv1=8.")
-    return name, int(channels)
+def _assignments(texts: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, channels = text.partition("=")
+        if not channels.isdigit():
+            raise ValueError(
+                f"--group must be NAME=CHANNELS, got {text!r}. Example: layer1.0.conv1=8."
+            )
+        if found.setdefault(name, int(channels)) != int(channels):
+            raise ValueError(
+                f"--group must give {name} one width, got {found[name]} and {channels}. Drop one."
+            )
+    return found

@@ -114,12 +114,13 @@ class Budget:
 
     def _refusal(self, costs: Costs, smallest: Array, timer: Timer | None) -> str:
         params, macs, memory = costs(smallest)
-        least = f"{params:,.0f} parameters, {macs:,.0f} MACs and {memory / 1e6:,.4g} MB"
+        least = [f"{params:,.0f} parameters", f"{macs:,.0f} MACs", f"{memory / 1e6:,.4g} MB"]
         if self.latency_ms is not None and timer is not None:
-            least += f" and {timer(costs.widths(smallest)):.3g} ms"
+            least.append(f"{timer(costs.widths(smallest)):.3g} ms")
         asked = ", ".join(f"{name}={limit:,.10g}" for name, limit in self.given.items())
         return (
-            f"budget must allow the smallest student, {least}, got {asked}. "
+            f"budget must allow the smallest student, {', '.join(least[:-1])} and {least[-1]}, "
+            f"got {asked}. "
             "Raise the budget, or make a narrower chain."
         )
 

@@ -135,7 +135,7 @@ class Sizes:
                 raise ValueError(f"{name}: {error}") from None
             return self.forms.widths(found)
         if preset is not None:
-            widths = self._preset(preset)
+            return {**self.widths, **self._preset(preset)}
         if widths is not None:
             return {**self.widths, **resolve(self.coupling, widths, self.least)}
         assert width is not None
@@ -187,13 +187,20 @@ class Sizes:
         return device
 
     def _preset(self, preset: str) -> dict[str, int]:
-        sizes = presets.of_chain(preset, self.meta.get("spec") or {})
+        name, spec = type(self).__name__, self.meta.get("spec") or {}
+        sizes = presets.of_chain(preset, spec)
         if sizes is None:
             raise ValueError(
-                f"{type(self).__name__}: preset must be one of {', '.join(presets.NAMES)}, on a "
-                f"chain of that family, got {preset!r}. Use width= or widths= for other chains."
+                f"{name}: preset must be one of {', '.join(presets.NAMES)}, on a chain of that "
+                f"family, got {preset!r} on one of {spec.get('family') or 'another network'}. Use "
+                "width= or widths= for other chains."
             )
-        return sizes
+        try:
+            return resolve(self.coupling, sizes, self.least)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: preset must fit the chain, got {preset!r}, of which {error}"
+            ) from None
 
     @cached_property
     def forms(self) -> Costs:
