@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +23,12 @@ def split(flat: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor
     sizes = [math.prod(shape) for shape in shapes.values()]
     parts = flat.split(sizes)
     return {name: part.view(tuple(shape)) for (name, shape), part in zip(shapes.items(), parts)}
+
+
+def flat(tensors: Iterable[Tensor], like: Tensor) -> Tensor:
+    """Tensors one after the other in one buffer, the inverse of `split`; of none, an empty one of
+    the dtype and device of `like`."""
+    return torch.cat([like.new_empty(0), *(tensor.flatten() for tensor in tensors)])
 
 
 def plan(items: Iterable[Item]) -> ExpansionPlan:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 import oskt_ext
 from oskt import expansion, reading, students
-from oskt.chain import VECTORS, WEIGHTS, WeightChain
+from oskt.chain import STATISTICS, VECTORS, WEIGHTS, WeightChain
 
 
 class JointModel(nn.Module):
@@ -139,7 +139,7 @@ class Branch(nn.Module):
             torch.full((known[name].numel(),), not known[name].requires_grad)
             for name in self.vector_names
         ]
-        untrained = torch.cat(marks) if marks else torch.empty(0, dtype=torch.bool)
+        untrained = expansion.flat(marks, torch.empty(0, dtype=torch.bool))
         self.register_buffer("untrained", untrained, persistent=False)
 
         self.shapes, self.plans = [], []
@@ -198,8 +198,7 @@ class Branch(nn.Module):
 
     def _of_teacher(self, teacher: Mapping[str, Tensor]) -> Tensor:
         """The teacher's vectors, flat."""
-        parts = [teacher[name].flatten() for name in self.vector_names]
-        return torch.cat(parts) if parts else self.weights.new_empty(0)
+        return expansion.flat((teacher[name] for name in self.vector_names), self.weights)
 
     @torch.no_grad()
     def to_chain(self, teacher: Mapping[str, Tensor]) -> WeightChain:
@@ -209,15 +208,10 @@ class Branch(nn.Module):
         chain.meta = dict(chain.meta)
         chain.weights = self.weights.detach().clone()
         chain.vectors = self._vectors(teacher).detach().clone()
-        chain.statistics = _flat(
-            [buffers[t.name] for t in chain.coupling.layouts_of(("statistic",))]
-        )
+        statistics = (buffers[t.name] for t in chain.coupling.layouts_of(STATISTICS))
+        chain.statistics = expansion.flat(statistics, self.weights).detach()
         chain.plain = {
             name: teacher.get(name, buffers.get(name, tensor)).detach().clone()
             for name, tensor in chain.plain.items()
         }
         return chain
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([t.detach().flatten() for t in tensors]) if tensors else torch.empty(0)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt import models
+from oskt import expansion, models
 from oskt.chain import WeightChain
 from oskt.coupling.grouping import trace_coupling
 from oskt.coupling.tracing import on_meta
@@ -51,8 +51,7 @@ def load_published(folder: str | Path) -> tuple[nn.Module, WeightChain]:
 
     def section(role: str) -> Tensor:
         layouts = coupling.layouts_of((role,), absent)
-        parts = [tensors[layout.name].flatten() for layout in layouts]
-        return torch.cat(parts) if parts else torch.empty(0)
+        return expansion.flat((tensors[layout.name] for layout in layouts), torch.empty(0))
 
     return teacher, WeightChain(
         coupling,
