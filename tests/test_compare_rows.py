@@ -125,7 +125,31 @@ def test_verdicts_say_what_holds_and_what_does_not():
         f"plain, ViT, Nested, ours: students, after the short training, {rival} 50.0, −2.0 "
         "(DepGraph).",
     ]
-    assert verdicts("chain-width", ROWS) == []
+    one, three = (
+        [row(m, "S3", "short", 0, 0.1, end, variant=variant) for m, end in ends.items()]
+        for variant, ends in (
+            ("one chain", {"oskt-published": 0.4, "nested": 0.65}),
+            ("three chains", {"oskt-published": 0.6}),
+        )
+    )
+    assert verdicts("chains", one + three) == [
+        "After the short training, three published chains against one: S3 +20.0.",
+        "After the short training, one nested chain against three published ones: S3 +5.0.",
+    ]
+    clustered = [
+        row("oskt", "S1", "short", 0, 0.1, end, variant=f"ViT, {metric}")
+        for metric, end in (("Euclidean", 0.5), ("cosine", 0.52), ("norm folded in", 0.47))
+    ]
+    assert verdicts("metric", clustered) == [
+        "ViT, OSKT, ours, short, against Euclidean rows: cosine S1 +2.0; norm folded in S1 −3.0."
+    ]
+    wide = [row("oskt", "chain width", "short", 0, 0.1, 0.5, variant=w) for w in ("0.1", "0.2")]
+    assert verdicts("chain-width", wide) == [
+        "OSKT, ours, chain width, at once: 0.1 10.0, 0.2 10.0.",
+        "OSKT, ours, chain width, short: 0.1 50.0, 0.2 50.0.",
+    ]
+    with pytest.raises(ValueError, match="table must be one of"):
+        verdicts("11", ROWS)
 
 
 def test_markdown_names_data_and_machine():

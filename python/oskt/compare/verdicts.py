@@ -21,9 +21,15 @@ def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
         return [*_against_rivals(rows), *_times(rows), *kept, *_teachers(rows)]
     if table == "ablation":
         return [*_clusters(rows), *_ingredients(rows)]
+    if table == "chain-width":
+        return _widths(rows)
+    if table == "chains":
+        return _three(rows)
+    if table == "metric":
+        return _metrics(rows)
     if table in ("cross", "few-shot", "depth"):
         return _margins(rows, "variant" if table == "few-shot" else "size")
-    return []
+    raise ValueError(f"verdicts: table must be one of `tables.TABLES`, got {table!r}.")
 
 
 def _scores(grid: Grid, method: str, variant: str = "") -> dict[str, float]:
@@ -199,6 +205,58 @@ def _margins(rows: Sequence[Row], columns: str) -> list[str]:
                         f"{head}: students, {AT_ONCE if when == AT_ONCE else trained}, against the "
                         f"best rival {trained}: {listed}."
                     )
+    return sentences
+
+
+def _widths(rows: Sequence[Row]) -> list[str]:
+    """Chains of every width: their own students, the full width they give, the refined teacher."""
+    return [
+        f"{line.name}, {grid.budget}: "
+        + ", ".join(f"{column} {score.first:.1f}" for column, score in line.scores.items())
+        + "."
+        for grid in grids(rows, "variant")
+        for line in grid.lines
+    ]
+
+
+def _three(rows: Sequence[Row]) -> list[str]:
+    """What three published chains are worth against one, and one nested chain against the three."""
+    published, ours = ("oskt-published", "three chains"), ("oskt", "three chains")
+    pairs = {
+        "three published chains against one": (published, ("oskt-published", "one chain")),
+        "three of ours against one": (ours, ("oskt", "one chain")),
+        "one nested chain against three published ones": (("nested", "one chain"), published),
+    }
+    sentences = []
+    for grid in grids(rows, "size"):
+        for what, (mine, other) in pairs.items() if grid.budget != AT_ONCE else ():
+            scores, against = _scores(grid, *mine), _scores(grid, *other)
+            margins = [
+                f"{c} {_signed(round(scores[c] - against[c], 1))}" for c in scores if c in against
+            ]
+            if margins:
+                sentences.append(f"After the {grid.budget} training, {what}: {', '.join(margins)}.")
+    return sentences
+
+
+def _metrics(rows: Sequence[Row]) -> list[str]:
+    """What other rows to cluster are worth against the published, Euclidean ones."""
+    sentences = []
+    for grid in grids(rows, "size"):
+        for line in grid.lines:
+            network, metric = line.variant.split(", ")
+            if metric != "Euclidean" or grid.budget == AT_ONCE:
+                continue
+            base = _scores(grid, line.method, line.variant)
+            parts = []
+            for other in ("cosine", "norm folded in"):
+                scores = _scores(grid, line.method, f"{network}, {other}")
+                margins = [f"{c} {_signed(round(scores[c] - base[c], 1))}" for c in scores]
+                if margins:
+                    parts.append(f"{other} {' '.join(margins)}")
+            if parts:
+                head = f"{network}, {TITLES[line.method]}, {grid.budget}, against Euclidean rows"
+                sentences.append(f"{head}: {'; '.join(parts)}.")
     return sentences
 
 
