@@ -246,6 +246,22 @@ def load_pretrained(
         for name in sorted(tensors, key=len):
             plain.setdefault(canonical_name(name), tensors[name])
         tensors = fitted(plain, module, pixels, path)
+    accepted, report = _matched(tensors, module, path, classifier)
+    _refuse_low_coverage(report, min_coverage)
+    damaged = [n for n, v in accepted.items() if v.is_floating_point() and not v.isfinite().all()]
+    if damaged:
+        raise ValueError(
+            f"load_pretrained: weights in '{path}' must be finite, got NaN or Inf in "
+            f"{_shorten(damaged, 3)}. The training that wrote it diverged: use an earlier file."
+        )
+    module.load_state_dict(accepted, strict=False)
+    return report
+
+
+def _matched(
+    tensors: Mapping[str, Tensor], module: nn.Module, path: Path, classifier: bool
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """What a module takes of a file's tensors, by its own names, and the account of the rest."""
     classifiers = _classifiers_of(module)
 
     def classifies(name: str) -> bool:
@@ -258,17 +274,18 @@ def load_pretrained(
     places = {canonical_name(name): name for name in module.state_dict()}
     own = module.state_dict()
     accepted: dict[str, Tensor] = {}
-    ignored, mismatched = [], []
+    ignored: set[str] = set()
+    mismatched = []
     # Shortest first: where stripping makes two names equal, the plainer one is meant.
     for name in sorted(tensors, key=len):
         canonical = canonical_name(name)
         place = places.get(canonical)
         dropped = classifies(canonical) and not classifier
         if place is None or place in accepted or dropped:
-            ignored.append(name)
+            ignored.add(name)
         elif tensors[name].shape != own[place].shape:
             if classifies(canonical):
-                ignored.append(name)
+                ignored.add(name)
             else:
                 shapes = tuple(tensors[name].shape), tuple(own[place].shape)
                 mismatched.append((place, *shapes))
@@ -280,22 +297,14 @@ def load_pretrained(
     report = LoadReport(
         path=path,
         matched=tuple(name for name in own if name in accepted),
-        ignored=tuple(name for name in tensors if name in set(ignored)),
+        ignored=tuple(name for name in tensors if name in ignored),
         mismatched=tuple(mismatched),
         missing=tuple(n for n in own if n in backbone and n not in loaded and n not in strange),
         tensor_coverage=len(loaded) / max(len(backbone), 1),
         element_coverage=sum(own[n].numel() for n in loaded)
         / max(sum(own[n].numel() for n in backbone), 1),
     )
-    _refuse_low_coverage(report, min_coverage)
-    damaged = [n for n, v in accepted.items() if v.is_floating_point() and not v.isfinite().all()]
-    if damaged:
-        raise ValueError(
-            f"load_pretrained: weights in '{path}' must be finite, got NaN or Inf in "
-            f"{_shorten(damaged, 3)}. The training that wrote it diverged: use an earlier file."
-        )
-    module.load_state_dict(accepted, strict=False)
-    return report
+    return accepted, report
 
 
 def _refuse_low_coverage(report: LoadReport, min_coverage: float) -> None:
