@@ -335,7 +335,8 @@ class WeightChain(Sizes):
             width, widths, preset, params, macs, memory_mb, latency_ms,
             device=timer or device, shape=shape,
         )  # fmt: skip
-        module = self._module(self.expand(sizes, norm=norm.replace("cosine", "exact")), sizes)
+        tensors = self.expand(sizes, norm="exact" if norm == "cosine" else norm)
+        module = self._module(tensors, sizes)
         if norm == "cosine":
             shares = reading.copy_shares(self.clusterings, sizes)
             feature = reading.shares_on(self.coupling, self.coupling.outputs[-1][-1], shares)

@@ -174,6 +174,8 @@ class Coupling:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Coupling:
+        """The Coupling of a `to_json`; fields that came later may be missing."""
+
         def axis(runs: Any) -> AxisRuns:
             return tuple((str(g), int(a)) for g, a in runs)
 
@@ -183,7 +185,7 @@ class Coupling:
                 **{
                     "dim": next((d for d, s in enumerate(t["shape"]) if s > 1), 0)
                     if t["role"] != "weight"
-                    else 0,  # files of version 0.1 do not say
+                    else 0,
                     **t,
                     "shape": tuple(t["shape"]),
                     "rows": axis(t["rows"]),

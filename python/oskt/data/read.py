@@ -172,7 +172,8 @@ def _decodable(
     if broken and corrupt == "refuse":
         raise CorruptImageError(
             f"read_data: images of {listing.name} must decode, got {len(broken)} broken files: "
-            f"{shorten(sorted(broken))}. Restore them, or pass corrupt='skip' to leave them out."
+            f"{shorten(sorted(broken))}. Restore them, or leave them out: corrupt='skip' "
+            "(--corrupt skip)."
         )
     return {
         name: _select(split, np.array([path not in broken for path in split.paths], dtype=bool))

@@ -67,7 +67,7 @@ class PKSampler:
         if len(values) < self.num_ids:
             raise ValueError(
                 f"PKSampler: num_ids must be at most the {len(values)} identities of the split, "
-                f"got {self.num_ids}. Lower it."
+                f"got {self.num_ids}. Lower it (--identities)."
             )
         rng = np.random.default_rng([_STREAM, seed, epoch])
         steps = self.num_steps(labels)
