@@ -40,10 +40,10 @@ class ReIDData:
         device: str | None = None,
         workers: int = 2,
     ) -> None:
+        self.world = World.from_environment(device)  # a wrong one is found before images are read
         self.set = read_data(root, corrupt=corrupt)
         self.size = (recipe.height, recipe.width)
         self.augment = Augment(pad=recipe.pad, flip=recipe.flip, erase=recipe.erasing)
-        self.world = World.from_environment(device)
         self.workers = workers
         # Many trainings and evaluations of one set decode its images once.
         self._store: ImageStore | None = None

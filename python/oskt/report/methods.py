@@ -8,9 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from oskt.report.plots import Theme, plain_count, title_left
+from oskt.report.plots import Theme, log_axis, name_sizes, plain_count, title_left
 
 MARKERS = "os^Dv<>pPX"
 
@@ -61,15 +60,8 @@ def against_size(
             f"teacher {teacher:.1f}", (0.005, teacher), xycoords=("axes fraction", "data"),
             xytext=(0, 4), textcoords="offset points", color=theme.ink,
         )  # fmt: skip
-    for label, parameters in sizes.items():
-        axes.text(
-            parameters, 0.012, label, transform=axes.get_xaxis_transform(), ha="center",
-            va="bottom", fontsize=8.5, color=theme.quiet,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_count(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    name_sizes(axes, sizes.items(), theme)
+    log_axis(axes, "x", plain_count)
     axes.set_xlabel("Parameters")
     _finish(axes, score, theme)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,15 +131,12 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
             linewidth=2.2,
             linestyle=(0, (4, 2)) if series == "scratch" else "solid",
         )
-    _name_students(axes, table, cost, theme)
+    name_sizes(axes, [(line.width, getattr(line, cost)) for line in table.students], theme)
     for line in table.teachers:
         score = line.cells["teacher"].mAP
         axes.axhline(score, color=theme.ink, linewidth=1, linestyle=(0, (1, 2)))
         axes.plot(getattr(line, cost), score, "*", color=theme.ink, markersize=13)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_count(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    log_axis(axes, "x", plain_count)
     axes.tick_params(which="both", length=0)
     axes.grid(visible=False, axis="x")
     axes.margins(x=0.08, y=0.14)
@@ -160,18 +157,22 @@ def plain_count(value: float) -> str:
     return f"{float(number):g} {unit}".strip()
 
 
-def _name_students(axes: Axes, table: Comparison, cost: str, theme: Theme) -> None:
-    for line in table.students:
+def log_axis(axes: Axes, which: str, text: Callable[[float], str]) -> None:
+    """Make the axis "x" or "y" logarithmic, named at 1, 2 and 5 of every decade."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[which]
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def name_sizes(axes: Axes, sizes: Iterable[tuple[str, float]], theme: Theme) -> None:
+    """Write (label, count) pairs along the bottom."""
+    for label, count in sizes:
         axes.text(
-            getattr(line, cost),
-            0.012,
-            line.width,
-            transform=axes.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            fontsize=8.5,
-            color=theme.quiet,
-        )
+            count, 0.012, label, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
+            fontsize=8.5, color=theme.quiet,
+        )  # fmt: skip
 
 
 def _name_teachers(axes: Axes, table: Comparison, theme: Theme) -> None:
@@ -211,10 +212,7 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], theme: Theme) -> Fi
             marker = "o" if len(x) < 8 else None  # few points: show where they are
             right.plot(x, [100 * v for v in y], linewidth=2, marker=marker, markersize=5, **style)
     if all(value > 0 for line in left.lines for value in line.get_ydata()):
-        left.set_yscale("log")  # that of a refinement holds more terms than others
-        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.yaxis.set_minor_formatter(NullFormatter())
+        log_axis(left, "y", "{:g}".format)  # that of a refinement holds more terms than others
     for axes, title in ((left, "Loss"), (right, "mAP, %")):
         axes.set_xlabel("Epoch")
         axes.tick_params(which="both", length=0)
