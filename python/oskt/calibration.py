@@ -12,15 +12,14 @@ from torch import Tensor
 from oskt import students
 from oskt.chain import STATISTICS, WeightChain
 from oskt.coupling import TensorLayout
+from oskt.widths import EIGHTHS
 from oskt.widths.merge_tree import MergeTree
-
-SHARES = tuple(k / 8 for k in range(1, 8))
 
 
 def calibrate(
     chain: WeightChain,
     images: Callable[[], Iterable[Tensor]],
-    shares: Sequence[float] = SHARES,
+    shares: Sequence[float] = EIGHTHS[:-1],
 ) -> WeightChain:
     """A nested chain that carries norm statistics of several widths, so that students of every
     width work at once, without images of their own.

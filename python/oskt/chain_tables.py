@@ -8,9 +8,7 @@ from rich.table import Table
 
 from oskt.files.part_file import Part
 from oskt.ladder import ChainLadder
-from oskt.widths import presets
-
-SHARES = tuple(k / 8 for k in range(1, 9))
+from oskt.widths import EIGHTHS, presets
 
 
 def size_table(ladder: ChainLadder) -> Table:
@@ -37,7 +35,7 @@ def _sizes(ladder: ChainLadder) -> list[tuple[str, dict[str, int]]]:
             found.append((name, ladder.resolve(preset=name)))
         except ValueError:  # another family, or a network that is not so wide
             continue
-    shares = [(share, ladder.resolve(width=share)) for share in SHARES]
+    shares = [(share, ladder.resolve(width=share)) for share in EIGHTHS]
     if ladder.chains[0].kind == "oskt":  # which no student is narrower than
         shares = [(share, widths) for share, widths in shares if widths != ladder.widths]
         shares += [(ladder.share(chain), chain.widths) for chain in ladder.chains]

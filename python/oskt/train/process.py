@@ -90,8 +90,8 @@ class World:
     def agree(self, module: nn.Module) -> None:
         """Give every process the weights and running statistics of the first one."""
         if self.size > 1:
-            for tensor in module.state_dict().values():
-                dist.broadcast(tensor, 0)
+            for tensor in (*module.parameters(), *module.buffers()):  # all on the device
+                dist.broadcast(tensor.data, 0)
 
 
 def seed_step(seed: int, rank: int, epoch: int, step: int) -> None:

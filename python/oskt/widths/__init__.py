@@ -126,6 +126,9 @@ def cut(clustering: Clustering, n: int) -> Copies:
     return Copies(rows, [next(runs[row]) for row in rows])
 
 
+EIGHTHS = tuple(k / 8 for k in range(1, 9))  # shares at which nested chains are trained, measured
+
+
 def round_width(group: ChannelGroup, fraction: float, lowest: int = 1) -> int:
     """fraction of a group's channels, in whole steps, at least `lowest` and at most N."""
     width = group.step * max(1, round(group.size * fraction / group.step))
