@@ -287,6 +287,24 @@ def test_the_place_among_processes_comes_from_torchrun(monkeypatch):
             World.from_environment(device)
 
 
+def test_processes_agree_on_what_lies_on_the_device(monkeypatch):
+    """Extra state lies on the CPU, which nccl cannot send; every process counts it alike."""
+
+    class Turning(nn.BatchNorm1d):
+        def get_extra_state(self):
+            return torch.tensor(3)
+
+        def set_extra_state(self, state):
+            pass
+
+    sent = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, _: sent.append(tensor))
+    net = Turning(2)
+    World(0, 2, torch.device("cpu")).agree(net)
+    own = [*net.parameters(), *net.buffers()]
+    assert [tensor.data_ptr() for tensor in sent] == [tensor.data_ptr() for tensor in own]
+
+
 def test_steps_are_seeded_apart():
     draws = set()
     for place in [(0, 0, 1, 1), (1, 0, 1, 1), (0, 1, 1, 1), (0, 0, 2, 1), (0, 0, 1, 2)]:
