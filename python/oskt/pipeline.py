@@ -79,14 +79,14 @@ class ReIDData:
         other.augment = Augment(pad=recipe.pad, flip=recipe.flip, erase=recipe.erasing)
         return other
 
-    def store(self, *, progress: bool = False) -> ImageStore:
-        """The training images, decoded at the first call."""
+    def store(self, *, progress: bool = True) -> ImageStore:
+        """The training images, decoded at the first call, under a bar on a terminal."""
         if self._store is None:
             workers = max(self.workers, 2)
             self._store = ImageStore(self.set.train, self.size, workers=workers, progress=progress)
         return self._store
 
-    def training(self, recipe: Recipe, *, progress: bool = False) -> TrainingBatches:
+    def training(self, recipe: Recipe, *, progress: bool = True) -> TrainingBatches:
         """Augmented identity-balanced batches of this process, for `oskt.train`."""
         return TrainingBatches(self, recipe, progress)
 
