@@ -1,9 +1,9 @@
 """The refining loss of ResNet-50 and of ViT-B against a chain of width 1/8: 53 and 48 weights.
 
 Rows: the fused operator and the same formula in PyTorch autograd, with gradients to both (the
-published joint refinement), to the chain alone (a frozen teacher) and to none. extra_info holds
-`bytes`, the compulsory traffic, `roof_s`, the time of as many at the bandwidth of a copy, and the
-`ratio` to it.
+published joint refinement), to the chain alone (a frozen teacher) and to none; and the closed form
+of a frozen teacher, prepared before. extra_info holds `bytes`, the compulsory traffic, `roof_s`,
+the time of as many at the bandwidth of a copy, and the `ratio` to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harness import DEVICE, against_copy, synchronize
-from oskt_ext import RefiningPlan, refining_loss
+from oskt_ext import FrozenTeacher, RefiningPlan, refining_loss
 from oskt_ext.reference import refining_loss as refining_loss_reference
 from oskt_ext.refining_loss import RefiningItem
 from shapes import resnet50_convs, vit_linears
@@ -89,3 +89,22 @@ def test_refining_loss(benchmark: Any, model: str, needs: str, provider: str) ->
     nbytes = (1 + of_teacher) * teacher_bytes + (1 + of_chain) * 4 * chain.numel()
     benchmark.group = f"refining loss of {model}, gradients to {needs}"
     against_copy(benchmark, nbytes, step)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_frozen_teacher(benchmark: Any, model: str) -> None:
+    teacher, chain, plan = problem(model)
+    frozen, chain = FrozenTeacher(teacher, plan), chain.detach().requires_grad_()
+
+    def step() -> Tensor:
+        loss = frozen.refining_loss(chain)
+        torch.autograd.grad(loss, chain)
+        synchronize()
+        return loss.detach()
+
+    with torch.no_grad():
+        expected = refining_loss_reference(teacher, chain, plan)
+    torch.testing.assert_close(step(), expected, rtol=1e-5, atol=0.0)
+
+    benchmark.group = f"refining loss of {model}, gradients to chain"
+    against_copy(benchmark, 3 * 4 * chain.numel(), step)

@@ -4,6 +4,7 @@ from oskt_ext._load import build_info
 from oskt_ext._retrieval import RetrievalMetrics
 from oskt_ext.distance_metrics import distance_metrics
 from oskt_ext.expand import ExpansionPlan, IndexMap, expand
+from oskt_ext.frozen_teacher import FrozenTeacher
 from oskt_ext.k_reciprocal import KReciprocal, k_reciprocal
 from oskt_ext.kmeans import KMeansResult, kmeans
 from oskt_ext.merge_trees import MergeTrees, merge_trees
@@ -14,6 +15,7 @@ __version__: str = build_info()["version"]
 
 __all__ = [
     "ExpansionPlan",
+    "FrozenTeacher",
     "IndexMap",
     "KMeansResult",
     "KReciprocal",

@@ -34,14 +34,17 @@ def expand(chain: Tensor, plan: ExpansionPlan) -> Tensor:
 def refining_loss(
     teacher: list[Tensor], chain: Tensor, plan: RefiningPlan, *, scale: float = 1.0
 ) -> Tensor:
-    """scale * sum over weights l of weight_l * sum over rows k of |T_k - C_label(k)|^2."""
+    """scale * sum over items l of weight_l * sum over rows n of w_n |T_l[n] - C_l[label(n)]|^2."""
     total = chain.new_zeros((), dtype=torch.float64)
     for tensor, item in zip(teacher, plan.items):
         rows = tensor.reshape(len(item.labels), item.row_length).double()
         clusters = chain[item.offset : item.end].double()
         labels = torch.as_tensor(item.labels, device=chain.device, dtype=torch.long)
         residual = rows - clusters.reshape(item.clusters, item.row_length)[labels]
-        total = total + item.weight * residual.square().sum()
+        squares = residual.square().sum(1)
+        if item.row_weights is not None:
+            squares = squares * torch.from_numpy(item.row_weights).to(squares.device)
+        total = total + item.weight * squares.sum()
     return (scale * total).to(torch.promote_types(chain.dtype, torch.float32))
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from oskt_ext import _C  # noqa: F401  (registers torch.ops.oskt_ext)
 from oskt_ext._arrays import as_tensor, restorer
 
-_MAGIC = 0x6F736B7472656601  # csrc/refine/refining_loss.h, layout 1
+_MAGIC = 0x6F736B7472656602  # csrc/refine/refining_loss.h, layout 2
 _TASK_ELEMENTS = 8192
 _CUT = 16  # columns between cuts of a row: whole cache lines
-_HEADER_WORDS, _ITEM_WORDS, _TASK_WORDS = 5, 6, 5
+_ALL_ONES = -1
+_HEADER_WORDS, _ITEM_WORDS, _TASK_WORDS = 6, 7, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class RefiningItem:
         row_length: D, elements of a row; 1 for a per-channel vector.
         offset: position in the flat chain of this item's (M, D) rows.
         weight: factor of this item in the loss.
+        row_weights: [N], at least 0, a factor of every teacher row; None: all 1.
     """
 
     labels: Any
@@ -38,6 +40,7 @@ class RefiningItem:
     row_length: int
     offset: int
     weight: float = 1.0
+    row_weights: Any = None
 
     def __post_init__(self) -> None:
         labels = self.labels.cpu() if isinstance(self.labels, Tensor) else self.labels
@@ -59,6 +62,15 @@ class RefiningItem:
                     "Describe the item's (M, D) rows in the flat chain."
                 )
         object.__setattr__(self, "labels", labels.astype(np.int64))
+        if self.row_weights is not None:
+            weights = np.asarray(self.row_weights, dtype=np.float64)
+            if weights.shape != labels.shape or not (weights >= 0).all():
+                raise ValueError(
+                    f"RefiningItem: row_weights must be {len(labels)} numbers of at least 0, got "
+                    f"shape {weights.shape} with a least of {weights.min(initial=np.inf)}. "
+                    "Give every label one."
+                )
+            object.__setattr__(self, "row_weights", weights)
 
     @property
     def end(self) -> int:
@@ -83,6 +95,8 @@ class RefiningPlan:
     weight: Tensor = field(init=False)
 
     def __init__(self, items: Sequence[RefiningItem]) -> None:
+        weights = [np.array([item.weight for item in items], dtype=np.float64)]
+        weights += [item.row_weights for item in items if item.row_weights is not None]
         by_offset = sorted((i for i in items if i.clusters), key=lambda item: item.offset)
         for before, after in pairwise(by_offset):
             if after.offset < before.end:
@@ -94,7 +108,7 @@ class RefiningPlan:
         values = {
             "items": tuple(items),
             "chain_numel": max((item.end for item in items), default=0),
-            "weight": torch.tensor([float(item.weight) for item in items], dtype=torch.float64),
+            "weight": torch.from_numpy(np.concatenate(weights)),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -121,14 +135,19 @@ def _pack(items: Sequence[RefiningItem], chain_numel: int) -> NDArray[np.int64]:
     lists_at = _HEADER_WORDS + _ITEM_WORDS * len(items) + _TASK_WORDS * len(tasks)
     lists: list[NDArray[np.int64]] = []
     records: list[int] = []
+    num_weights = len(items)
     for item, first_task, start in zip(items, first_tasks, starts):
         rows, members_at = len(item.labels), lists_at + len(start)
+        weighted = item.row_weights is not None
+        row_weights_at = num_weights if weighted else _ALL_ONES
+        num_weights += rows if weighted else 0
         records += [rows, item.row_length, item.offset, lists_at, members_at, first_task]
+        records.append(row_weights_at)
         lists += [start, np.argsort(item.labels, kind="stable")]
         lists_at = members_at + rows
-    header = [_MAGIC, lists_at, chain_numel, len(items), len(tasks)]
-    flat_tasks = np.array(tasks, dtype=np.int64).ravel()
-    return np.concatenate([header, records, flat_tasks, *lists]).astype(np.int64)
+    records = [_MAGIC, lists_at, chain_numel, len(items), len(tasks), num_weights, *records]
+    fixed = [np.array(words, dtype=np.int64).ravel() for words in (records, tasks)]
+    return np.concatenate([*fixed, *lists]).astype(np.int64)
 
 
 def _tasks(number: int, sizes: NDArray[np.int64], row_length: int) -> list[tuple[int, ...]]:
@@ -158,7 +177,8 @@ def refining_loss(
 ) -> Any:
     """Measure how far teacher rows lie from their chain rows, with both gradients in one pass.
 
-    loss = scale * sum over items l of weight_l * sum over rows n of |T_l[n] - C_l[label(n)]|^2.
+    loss = scale * sum over items l of weight_l * sum over rows n of w_n |T_l[n] - C_l[label(n)]|^2,
+    w the item's row_weights. For a teacher that does not change see FrozenTeacher.
 
     Args:
         teacher: one array per item of the plan, (N, D) or (N, ...) with D elements per row;
@@ -196,7 +216,8 @@ def refining_loss(
     """
     flat = as_tensor("refining_loss", "chain", chain)
     tensors = [as_tensor("refining_loss", f"teacher[{i}]", t) for i, t in enumerate(teacher)]
-    _check(tensors, flat, plan)
+    _check_chain(flat, plan)
+    check_teacher("refining_loss", tensors, plan, flat.dtype)
     recording = torch.is_grad_enabled()
     loss, _, _ = torch.ops.oskt_ext.refining_loss.default(
         [tensor.contiguous() for tensor in tensors],
@@ -210,8 +231,7 @@ def refining_loss(
     return restorer(chain)(loss)
 
 
-def _check(teacher: list[Tensor], chain: Tensor, plan: RefiningPlan) -> None:
-    """The public demands of refining_loss, first failure wins."""
+def _check_chain(chain: Tensor, plan: RefiningPlan) -> None:
     if not chain.is_floating_point():
         raise TypeError(
             f"refining_loss: chain must be floating point, got {chain.dtype}. "
@@ -227,27 +247,31 @@ def _check(teacher: list[Tensor], chain: Tensor, plan: RefiningPlan) -> None:
             f"refining_loss: plan must be on {chain.device}, got {plan.table.device}. "
             f"Call plan.to('{chain.device}') once and keep the result."
         )
+
+
+def check_teacher(op: str, teacher: list[Tensor], plan: RefiningPlan, dtype: torch.dtype) -> None:
+    """Raises where the tensors are not those that the plan's items describe."""
     if len(teacher) != len(plan.items):
         raise ValueError(
-            f"refining_loss: teacher must have {len(plan.items)} tensors, one per item, "
+            f"{op}: teacher must have {len(plan.items)} tensors, one per item, "
             f"got {len(teacher)}. Pass them in the order of the plan's items."
         )
     for i, (tensor, item) in enumerate(zip(teacher, plan.items)):
         rows = len(item.labels)
         if tensor.dim() < 1 or tensor.shape[0] != rows or tensor.numel() != rows * item.row_length:
             raise ValueError(
-                f"refining_loss: teacher[{i}] must be of shape ({rows}, ...) with "
+                f"{op}: teacher[{i}] must be of shape ({rows}, ...) with "
                 f"{item.row_length} elements per row, got {tuple(tensor.shape)}. "
                 "Pass them in the order of the plan's items."
             )
-        if tensor.dtype != chain.dtype:
+        if tensor.dtype != dtype:
             raise TypeError(
-                f"refining_loss: teacher[{i}] must be {chain.dtype} like chain, "
-                f"got {tensor.dtype}. Convert one of them."
+                f"{op}: teacher[{i}] must be {dtype} like the others, got {tensor.dtype}. "
+                "Convert it."
             )
-        if tensor.device != chain.device:
+        if tensor.device != plan.table.device:
             raise ValueError(
-                f"refining_loss: teacher[{i}] must be on {chain.device} like chain, "
+                f"{op}: teacher[{i}] must be on {plan.table.device} like the plan, "
                 f"got {tensor.device}. Move one of them."
             )
 

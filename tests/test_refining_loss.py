@@ -19,14 +19,15 @@ SHAPES = [(10, 3, (7,)), (16, 4, (6, 3, 3)), (30, 30, ()), (50, 1, (100,)), (9, 
           (4, 6, (5, 1, 1)), (0, 2, (3,))]  # fmt: skip
 
 
-def make_problem(device, dtype, *, exact, seed=0, requires_grad=False):
+def make_problem(device, dtype, *, exact, seed=0, requires_grad=False, row_weights=False):
     """Teacher, chain and plan; gaps between the items and behind them."""
     rng = np.random.default_rng(seed)
     items, teacher, offset = [], [], 3
     for n, m, shape in SHAPES:
         length = int(np.prod(shape))
         weight = float(rng.integers(1, 4)) if exact else float(rng.uniform(0.5, 2))
-        items.append(RefiningItem(rng.integers(m, size=n), m, length, offset, weight))
+        of_rows = rng.integers(3, size=n) if row_weights and n != 50 else None
+        items.append(RefiningItem(rng.integers(m, size=n), m, length, offset, weight, of_rows))
         offset += m * length + 2
         teacher.append(values((n, *shape), exact))
     teacher = [t.to(device, dtype).requires_grad_(requires_grad) for t in teacher]
@@ -44,8 +45,9 @@ def gradients(function, teacher, chain, plan, **options):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_exact_arithmetic_is_bit_equal(device, dtype):
-    teacher, chain, plan = make_problem(device, dtype, exact=True)
+@pytest.mark.parametrize("row_weights", [False, True])
+def test_exact_arithmetic_is_bit_equal(device, dtype, row_weights):
+    teacher, chain, plan = make_problem(device, dtype, exact=True, row_weights=row_weights)
     loss = refining_loss(teacher, chain, plan, scale=0.5)
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
     assert loss.shape == ()
@@ -53,8 +55,9 @@ def test_exact_arithmetic_is_bit_equal(device, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_exact_gradients_are_bit_equal(device, dtype):
-    problem = make_problem(device, dtype, exact=True, requires_grad=True)
+@pytest.mark.parametrize("row_weights", [False, True])
+def test_exact_gradients_are_bit_equal(device, dtype, row_weights):
+    problem = make_problem(device, dtype, exact=True, requires_grad=True, row_weights=row_weights)
     _, got = gradients(refining_loss, *problem, scale=0.25)
     _, expected = gradients(refining_loss_reference, *problem, scale=0.25)
     assert all(torch.equal(a, b) for a, b in zip(got, expected))
@@ -230,6 +233,8 @@ def test_strided_teacher_is_copied(device):
         (([0.5], 1, 1, 0), "labels must be a one-dimensional array of integers"),
         (([0], 1, 0, 0), "row_length must be at least 1, got 0"),
         (([0], 1, 1, -1), "offset must be at least 0, got -1"),
+        (([0, 0], 1, 1, 0, 1.0, [1.0]), r"row_weights must be 2 numbers .*, got shape \(1,\)"),
+        (([0], 1, 1, 0, 1.0, [-1.0]), r"row_weights must be 1 numbers .* a least of -1.0"),
     ],
 )
 def test_bad_items(arguments, message):

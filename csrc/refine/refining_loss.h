@@ -1,13 +1,14 @@
 // The contract between a RefiningPlan and the kernels of refining_loss.
 //
-//   loss = scale * sum over items l of weight_l * sum over rows n of |T_l[n] - C_l[label(n)]|^2
-//   dloss/dT_l[n] =  2 * scale * weight_l * (T_l[n] - C_l[label(n)])
-//   dloss/dC_l[k] = -2 * scale * weight_l * sum over members n of k of (T_l[n] - C_l[k])
+//   loss = scale * sum over items l of weight_l * sum over rows n of w_n |T_l[n] - C_l[label(n)]|^2
+//   dloss/dT_l[n] =  2 * scale * weight_l * w_n (T_l[n] - C_l[label(n)])
+//   dloss/dC_l[k] = -2 * scale * weight_l * sum over members n of k of w_n (T_l[n] - C_l[k])
 //
 // A plan is one int64 table: LossHeader, items[num_items], tasks[num_tasks], then per item the
-// members of its clusters as a ragged list (starts[M + 1], members[N]); and one float64 weight per
-// item. A position named *_at counts words from the start of the table. Items do not overlap in
-// the chain.
+// members of its clusters as a ragged list (starts[M + 1], members[N]); and float64 weights: one
+// per item, then the w of the rows of those items whose w are not all 1. A position named *_at
+// counts words from the start of the table, row_weights_at from the start of the weights. Items do
+// not overlap in the chain.
 //
 // A TASK is a rectangle of one item: clusters times columns. Every task owns its part of both
 // gradients and one float64 partial of the loss; partials are added in the order of the tasks.
@@ -20,12 +21,14 @@
 
 namespace oskt::refine {
 
-constexpr int64_t kMagic = 0x6f736b7472656601;  // "osktref", layout 1
+constexpr int64_t kMagic = 0x6f736b7472656602;  // "osktref", layout 2
+constexpr int64_t kAllOnes = -1;                // row_weights_at of rows without weights
 
 struct LossHeader {
   int64_t magic, words;
   int64_t chain_numel;  // the chain has at least as many elements
   int64_t num_items, num_tasks;
+  int64_t num_weights;
 };
 
 struct LossItem {
@@ -33,6 +36,7 @@ struct LossItem {
   int64_t chain_at;          // first element in the flat chain
   int64_t starts_at, members_at;
   int64_t first_task;
+  int64_t row_weights_at;
 };
 
 struct LossTask {

@@ -50,8 +50,9 @@ struct Strip {
 // Adds one member's strip of `width` columns and writes its gradient, where asked for; fetches
 // `next`, the strip that comes after it.
 template <typename scalar_t, bool kTeacher, bool kChain>
-OSKT_INLINE void add_member(Strip& strip, int64_t width, double factor, const scalar_t* teacher,
-                            const scalar_t* next, scalar_t* gradient, bool streamed) {
+OSKT_INLINE void add_member(Strip& strip, int64_t width, double weight, double factor,
+                            const scalar_t* teacher, const scalar_t* next, scalar_t* gradient,
+                            bool streamed) {
   constexpr int64_t kLine = 64 / sizeof(scalar_t);
   scalar_t block[kBlock];
   double lanes[kLanes];
@@ -62,9 +63,10 @@ OSKT_INLINE void add_member(Strip& strip, int64_t width, double factor, const sc
     scalar_t* to = streamed ? block : gradient + first;
     const auto step = [&](int64_t e, double& lane) {
       const double residual = static_cast<double>(teacher[first + e]) - strip.center[first + e];
-      lane += residual * residual;
-      if constexpr (kChain) strip.sum[first + e] += residual;
-      if constexpr (kTeacher) to[e] = store<scalar_t>(factor * residual);
+      const double weighted = weight * residual;
+      lane += weighted * residual;
+      if constexpr (kChain) strip.sum[first + e] += weighted;
+      if constexpr (kTeacher) to[e] = store<scalar_t>(factor * weighted);
     };
     for (int64_t e = 0; e < whole; e += kLanes) {
 #pragma omp simd
@@ -78,12 +80,14 @@ OSKT_INLINE void add_member(Strip& strip, int64_t width, double factor, const sc
 
 // Writes the gradients of one task, where asked for, and returns its sum of squared residuals.
 template <typename scalar_t, bool kTeacher, bool kChain>
-OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task, double factor,
-                            const scalar_t* teacher, scalar_t* teacher_gradient,
+OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task, const double* weight,
+                            double factor, const scalar_t* teacher, scalar_t* teacher_gradient,
                             const scalar_t* chain, scalar_t* chain_gradient, bool streamed) {
   const LossItem& item = plan.item(task.item);
   const int64_t* starts = plan.table + item.starts_at;
   const int64_t* members = plan.table + item.members_at;
+  const double* row_weight =
+      item.row_weights_at == kAllOnes ? nullptr : weight + item.row_weights_at;
   Strip strip;
   for (int64_t k = task.cluster_begin; k < task.cluster_end; ++k)
     for (int64_t d = task.column_begin; d < task.column_end; d += kStrip) {
@@ -101,8 +105,8 @@ OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task, double
         const int64_t then = last && more ? starts[k] : std::min(m + step, item.rows - 1);
         const int64_t then_at = members[then] * item.row_length + (last && more ? d + kStrip : d);
         add_member<scalar_t, kTeacher, kChain>(
-            strip, width, factor, teacher + at, teacher + then_at,
-            kTeacher ? teacher_gradient + at : nullptr, streamed);
+            strip, width, row_weight ? row_weight[members[m]] : 1.0, factor, teacher + at,
+            teacher + then_at, kTeacher ? teacher_gradient + at : nullptr, streamed);
       }
       for (int64_t e = 0; kChain && e < width; ++e)
         chain_gradient[chain_at + e] = store<scalar_t>(-factor * strip.sum[e]);
@@ -143,8 +147,8 @@ OSKT_SIMD_CLONES void run_tasks(const LossReader& plan, const double* weight, do
     const double factor = scale * weight[task.item];
     scalar_t* teacher_gradient = kTeacher ? buffers.teacher_gradient[task.item] : nullptr;
     *sum = factor * run_task<scalar_t, kTeacher, kChain>(
-                        plan, task, 2.0 * factor, buffers.teacher[task.item], teacher_gradient,
-                        buffers.chain, buffers.chain_gradient, buffers.streamed);
+                        plan, task, weight, 2.0 * factor, buffers.teacher[task.item],
+                        teacher_gradient, buffers.chain, buffers.chain_gradient, buffers.streamed);
   }
   stream_fence();
 }
@@ -187,9 +191,9 @@ void check_plan(const std::vector<Tensor>& teacher, const Tensor& chain, const T
         "refining_loss: table must be the int64 table of a RefiningPlan, got something else.");
   const LossReader plan{table.const_data_ptr<int64_t>()};
   const LossHeader& header = plan.header();
-  check(
-      header.magic == kMagic && header.words == table.numel() && header.num_items == weight.numel(),
-      "refining_loss: table must be the int64 table of a RefiningPlan, got something else.");
+  check(header.magic == kMagic && header.words == table.numel() &&
+            header.num_weights == weight.numel(),
+        "refining_loss: table must be the int64 table of a RefiningPlan, got something else.");
   check(header.num_items == static_cast<int64_t>(teacher.size()),
         "refining_loss: teacher must have ", header.num_items, " tensors, got ", teacher.size(),
         ".");

@@ -27,8 +27,9 @@ void check_inputs(const std::vector<Tensor>& teacher, const Tensor& chain, const
             table.numel() * sizeof(int64_t) >= sizeof(LossHeader),
         "refining_loss: table and weight must be those of a RefiningPlan on the device of chain, "
         "got something else.");
-  check(weight.numel() == static_cast<int64_t>(teacher.size()), "refining_loss: teacher must have ",
-        weight.numel(), " tensors, got ", teacher.size(), ".");
+  check(weight.numel() >= static_cast<int64_t>(teacher.size()),
+        "refining_loss: teacher must have at most ", weight.numel(), " tensors, got ",
+        teacher.size(), ".");
   check(chain.is_cuda() && chain.is_contiguous(),
         "refining_loss: chain must be contiguous, on a CUDA device.");
   for (size_t i = 0; i < teacher.size(); ++i)
@@ -64,6 +65,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cuda(std::vector<T
                           chain_needs_gradient ? chain_gradient.mutable_data_ptr() : nullptr,
                           scale,
                           table.numel(),
+                          weight.numel(),
                           items,
                           chain.numel()};
   auto* partial_at = static_cast<double*>(partial.mutable_data_ptr());

@@ -1,6 +1,6 @@
 // refining_loss on CUDA: the loss and both of its gradients in one pass over teacher and chain.
 //
-//   loss = scale * sum over items l of weight_l * sum over rows n of |T_l[n] - C_l[label(n)]|^2
+//   loss = scale * sum over items l of weight_l * sum over rows n of w_n |T_l[n] - C_l[label(n)]|^2
 //
 // Bound: bytes. ResNet-50 (94 MB teacher, 12 MB chain, float32) with both gradients moves 211 MB:
 // 49 us at 4.3 TB/s. A float64 subtraction and two multiply-adds per element stay far below that on
@@ -29,7 +29,8 @@ __device__ __forceinline__ void store_double(scalar_t* to, double value) {
 
 // Writes the gradients of one task and returns this thread's part of the sum of squares.
 template <typename scalar_t>
-__device__ double run_task(const LossReader& plan, const LossTask& task, double factor,
+__device__ double run_task(const LossReader& plan, const LossTask& task,
+                           const double* __restrict__ weight, double factor,
                            const scalar_t* __restrict__ teacher,
                            scalar_t* __restrict__ teacher_gradient,
                            const scalar_t* __restrict__ chain,
@@ -37,6 +38,8 @@ __device__ double run_task(const LossReader& plan, const LossTask& task, double 
   const LossItem item = plan.item(task.item);
   const int64_t* starts = plan.table + item.starts_at;
   const int64_t* members = plan.table + item.members_at;
+  const double* row_weight =
+      item.row_weights_at == kAllOnes ? nullptr : weight + item.row_weights_at;
   // A task is about 8192 elements: 32 bits suffice, and a 64-bit division is a function call.
   const auto width = static_cast<uint32_t>(task.column_end - task.column_begin);
   const auto elements = static_cast<uint32_t>(task.cluster_end - task.cluster_begin) * width;
@@ -52,9 +55,10 @@ __device__ double run_task(const LossReader& plan, const LossTask& task, double 
     for (int64_t m = starts[cluster]; m < end; ++m) {
       const int64_t element = members[m] * item.row_length + column;
       const double residual = static_cast<double>(load_acc(teacher[element])) - center;
-      squares += residual * residual;
-      sum += residual;
-      if (teacher_gradient) store_double(teacher_gradient + element, factor * residual);
+      const double weighted = row_weight ? row_weight[members[m]] * residual : residual;
+      squares += weighted * residual;
+      sum += weighted;
+      if (teacher_gradient) store_double(teacher_gradient + element, factor * weighted);
     }
     if (chain_gradient) store_double(chain_gradient + at, -factor * sum);
   }
@@ -68,7 +72,8 @@ __global__ void __launch_bounds__(kThreads)
   const LossHeader& header = plan.header();
   // The host cannot look into the table without a synchronisation; a foreign one must not be read.
   if (header.magic != kMagic || header.words != params.table_numel ||
-      header.num_items != params.num_items || header.chain_numel > params.chain_numel)
+      header.num_items != params.num_items || header.num_weights != params.num_weights ||
+      header.chain_numel > params.chain_numel)
     __trap();
   const int64_t begin = plan.tasks_before(chunk.first_item);
   const int64_t end = plan.tasks_before(chunk.first_item + chunk.count);
@@ -78,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t slot = task.item - chunk.first_item;
     if (chunk.numel[slot] != plan.item(task.item).rows * plan.item(task.item).row_length) __trap();
     const double factor = params.scale * params.weight[task.item];
-    loss += factor * run_task(plan, task, 2.0 * factor,
+    loss += factor * run_task(plan, task, params.weight, 2.0 * factor,
                               static_cast<const scalar_t*>(chunk.teacher[slot]),
                               static_cast<scalar_t*>(chunk.teacher_gradient[slot]),
                               static_cast<const scalar_t*>(params.chain),

@@ -18,7 +18,7 @@ struct LossParams {
   const void* chain;
   void* chain_gradient;  // nullptr: not computed
   double scale;
-  int64_t table_numel, num_items, chain_numel;
+  int64_t table_numel, num_weights, num_items, chain_numel;
 };
 
 // The teacher tensors of one launch. They travel as a kernel parameter: no copy to the device, and
