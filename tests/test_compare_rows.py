@@ -32,6 +32,7 @@ def row(method, size, budget="short", seed=0, at_once=None, trained=0.5, **chang
 ROWS = [
     row("teacher", "full", "", trained=0.8, steps=0),
     row("nested", "full", "", trained=0.81, steps=0),
+    row("oskt-published", "full", "", trained=0.79, steps=0),
     *(row("nested", "S3", "short", seed, 0.70 + 0.02 * seed, 0.74) for seed in (0, 1)),
     *(row("nested", "S3", "long", seed, 0.70 + 0.02 * seed, 0.75) for seed in (0, 1)),
     *(row("nested", "S5", "short", seed, 0.76, 0.79) for seed in (0, 1)),
@@ -46,14 +47,14 @@ def test_grids_show_mean_and_spread_and_the_best():
     assert [g.budget for g in (at_once, short, long)] == [AT_ONCE, "short", "long"]
     assert short.columns == ("S3", "S5", "full")
     lines = {line.method: line.scores for line in short.lines}
-    assert list(lines) == ["teacher", "nested", "scratch", "kd"]
+    assert list(lines) == ["teacher", "nested", "oskt-published", "scratch", "kd"]
     score = lines["scratch"]["S3"]
     assert score.text == "62.0 ± 2.8"  # sqrt(8) points: two seeds, 2 points from their mean
     assert (score.seeds, score.second) == (2, pytest.approx(31.0))
     assert lines["teacher"]["full"].text == "80.0"
     assert (short.best("S3"), short.best("S5"), short.best("full")) == (74.0, 79.0, 81.0)
     once = {line.method: line.scores for line in at_once.lines}
-    assert set(once) == {"teacher", "nested"}
+    assert set(once) == {"teacher", "nested", "oskt-published"}
     # The budgets of a seed share its start: it counts once.
     assert once["nested"]["S3"].text == "71.0 ± 1.4"
     assert once["nested"]["S3"].seeds == 2

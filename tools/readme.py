@@ -170,6 +170,11 @@ def other_tables() -> str:
     from oskt.compare.tables import TABLES
     from oskt.compare.verdicts import verdicts
 
+    beside = {
+        "cross": ("size", "own", "trained there"),
+        "few-shot": ("variant", "own", "trained there"),
+        "depth": ("size", "short", "fine-tuned"),
+    }
     lines = []
     for table in TABLES:
         path = COMPARE / f"{table}.jsonl"
@@ -181,10 +186,44 @@ def other_tables() -> str:
             f"**{TABLES[table].title}** ([docs/compare/{table}.md](docs/compare/{table}.md), "
             f"{len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}):",
             "",
-            *(f"- {said}" for said in verdicts(table, rows)),
+            *(
+                _beside_rivals(rows, *beside[table])
+                if table in beside else [f"- {said}" for said in verdicts(table, rows)]
+            ),
             "",
-        ]
+        ]  # fmt: skip
     return "\n".join(lines[:-1])
+
+
+def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> list[str]:
+    """Nested students in every scenario and variant, the best rival of each column beside them."""
+    from oskt.compare.cells import FULL_WIDTH
+    from oskt.compare.methods import TITLES
+    from oskt.compare.summary import AT_ONCE, grids
+    from oskt.compare.verdicts import best_rivals
+
+    found = {(grid.scenario, grid.budget): grid for grid in grids(rows, columns)}
+    names = [c for c in next(iter(found.values())).columns if c != FULL_WIDTH]
+    lines = [f"| mAP, % | {' | '.join(names)} |", "|---" + "|---:" * len(names) + "|"]
+    for (scenario, own), grid in found.items():
+        if own != budget:
+            continue
+        for variant in dict.fromkeys(line.variant for line in grid.lines):
+            head = scenario if columns == "variant" else variant or scenario
+            best = best_rivals(grid, variant)
+            cells = [f"{best[c][0]:.1f}<br>{best[c][1]}" if c in best else "" for c in names]
+            lines.append(f"| {head}: best rival, {what} | {' | '.join(cells)} |")
+            for when in (AT_ONCE, budget):
+                for line in found[scenario, when].lines:
+                    early = when == AT_ONCE and (line.method == "nested-there" or budget != "own")
+                    if line.variant != variant or not line.method.startswith("nested"):
+                        continue
+                    if when == budget or early:
+                        scores = [line.scores.get(c) for c in names]
+                        cells = [f"{s.first:.1f}" if s else "" for s in scores]
+                        title = f"{TITLES[line.method]}, {AT_ONCE if early else what}"
+                        lines.append(f"| {head}: {title} | {' | '.join(cells)} |")
+    return lines
 
 
 def suites() -> dict[str, dict[str, Any]]:

@@ -41,14 +41,15 @@ def _scores(grid: Grid, method: str, variant: str = "") -> dict[str, float]:
     }  # fmt: skip
 
 
-def _best_rivals(grid: Grid, variant: str = "") -> dict[str, tuple[float, str]]:
+def best_rivals(grid: Grid, variant: str = "") -> dict[str, tuple[float, str]]:
     """Column -> (mean, as it is printed, and name) of the best method that is not ours."""
     best: dict[str, tuple[float, str]] = {}
     for line in grid.lines:
         if line.method not in (*OURS, "teacher") and line.variant == variant:
             for column, score in line.scores.items():
-                found = (round(score.first, 1), TITLES[line.method])
-                best[column] = max(best.get(column, found), found)
+                if column != FULL_WIDTH:  # what a refinement makes of the teacher is no student
+                    found = (round(score.first, 1), TITLES[line.method])
+                    best[column] = max(best.get(column, found), found)
     return best
 
 
@@ -59,7 +60,7 @@ def _against_rivals(rows: Sequence[Row]) -> list[str]:
     for budget, grid in by_budget.items():
         if budget == AT_ONCE or AT_ONCE not in by_budget:
             continue
-        best = _best_rivals(grid)
+        best = best_rivals(grid)
         for method in ("nested", "nested-3x"):
             for when, own in ((AT_ONCE, by_budget[AT_ONCE]), ("trained", grid)):
                 mine = _scores(own, method)
@@ -190,7 +191,7 @@ def _margins(rows: Sequence[Row], columns: str) -> list[str]:
         for line in grid.lines:
             if budget == AT_ONCE or not line.method.startswith("nested"):
                 continue
-            best = _best_rivals(grid, line.variant)
+            best = best_rivals(grid, line.variant)
             head = ", ".join(filter(None, (scenario, line.variant, TITLES[line.method])))
             trained = "trained there" if budget == "own" else f"after the {budget} training"
             early = line.method == "nested-there" or budget != "own"
@@ -198,7 +199,7 @@ def _margins(rows: Sequence[Row], columns: str) -> list[str]:
                 mine = _scores(found[scenario, when], line.method, line.variant)
                 listed = ", ".join(
                     f"{c} {own:.1f}, {_signed(round(own - best[c][0], 1))} ({best[c][1]})"
-                    for c, own in mine.items() if c in best and c != FULL_WIDTH
+                    for c, own in mine.items() if c in best
                 )  # fmt: skip
                 if listed:
                     sentences.append(
