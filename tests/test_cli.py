@@ -240,6 +240,14 @@ def test_an_error_is_printed_as_it_is(monkeypatch, capsys):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+def test_help_lists_the_stages_in_order(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = run("--help").splitlines()
+    names = [line.split()[1] for line in lines if line.startswith("│ ") and "--" not in line[:4]]
+    stages = ["data", "teacher", "refine", "expand", "finetune", "evaluate"]
+    assert [name for name in names if name in stages] == stages
+
+
 def test_help_shows_the_values_of_the_usual_preset(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     output = run("teacher", "--help")

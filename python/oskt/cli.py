@@ -39,10 +39,18 @@ from oskt.train import (
 
 console = Console(markup=False)  # a path may hold brackets
 errors = Console(stderr=True, soft_wrap=True)
+# Panels of the help.
+STAGES = "Stages: each reads the file that the one before it wrote"
+FILES = "Chain files and deployment"
+TRIALS = "Whole experiments"
 
 
 class _Commands(TyperGroup):
     """Commands that say why they stop: typer by itself ends in silence on Ctrl-C."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """`data` first, where a project begins; typer lists groups last."""
+        return sorted(super().list_commands(ctx), key=lambda name: name != "data")
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -57,11 +65,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train a person re-identification teacher once; get students of any size from its chain.",
-    epilog="Start with `oskt demo`. Each stage reads the file that the one before it wrote: "
-    "teacher -> refine -> expand -> finetune -> evaluate.",
+    epilog="Start with `oskt demo`; then teacher -> refine -> expand -> finetune -> evaluate on "
+    "your own data.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Draw a pedestrian data set, or check any.")
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=STAGES)
 
 Data = Annotated[
     str, typer.Option(help="data set, 'PATH' or 'PATH?few_shot=0.1,seed=3'; see data check --help")
@@ -70,7 +78,7 @@ Out = Annotated[Path, typer.Option(help="folder of this run; made if absent")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one")]
 
 
-@app.command()
+@app.command(rich_help_panel=TRIALS)
 def demo(
     out: Out = Path("demo"),
     seed: Annotated[int, typer.Option(help="of the data and of all training")] = 0,
@@ -147,7 +155,7 @@ def data_check(
 _RESNET, _VIT = "--model resnet", "--model vit"
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 @training_flags("paper-teacher", model={"vit": "paper-vit-teacher"})
 def teacher(
     recipe: Recipe,
@@ -219,7 +227,7 @@ def teacher(
     console.print(f"teacher: {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 @training_flags("paper-refine", chain={"nested": "nested"})
 def refine(
     recipe: RefineRecipe,
@@ -287,7 +295,7 @@ def refine(
     console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 @flags(size=SizeOptions)
 def expand(
     chain: Annotated[
@@ -323,7 +331,7 @@ def expand(
     ] = "torch",
     device: Device = None,
 ) -> None:
-    """Write a student of any size: by --width, --preset, --group, or by one limit or several."""
+    """Write a student of any size: a share, a preset, single groups, or within limits."""
     if backend == "numpy" and (recalibrate is not None or norm == "cosine"):
         what = "--recalibrate" if recalibrate is not None else "--norm cosine"
         raise ValueError(
@@ -353,7 +361,7 @@ def expand(
     console.print(f"student: {out}  {answer}")
 
 
-@app.command("widths")
+@app.command("widths", rich_help_panel=FILES)
 @flags(size=SizeOptions)
 def show_widths(
     chain: Annotated[Path, typer.Argument(help="chain file of any kind")],
@@ -361,7 +369,7 @@ def show_widths(
     every: Annotated[bool, typer.Option("--all", help="list every channel group's width")] = False,
     device: Device = None,
 ) -> None:
-    """Show what students of a chain cost, or which one --params, --macs, --latency-ms, ... give.
+    """Show the sizes of a chain and what they cost, or the one that a limit gives.
 
     Parameters and MACs are those of the backbone, without its head; MB are all numbers that
     inference reads, in float32, without activations. Latency is measured on this machine.
@@ -376,7 +384,7 @@ def show_widths(
     console.print(str(answer), soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def pack(
     chain: Annotated[Path, typer.Argument(help="file of a nested chain")],
     out: Annotated[Path, typer.Option(help="progressive file to write")],
@@ -385,7 +393,7 @@ def pack(
     ] = "0.125,0.25,0.5,1",
     half: Annotated[bool, typer.Option("--half", help="store in float16")] = False,
 ) -> None:
-    """Write a nested chain so that its first bytes are a small student and later ones widen it.
+    """Write a nested chain whose first bytes are a small student, and later ones widen it.
 
     Every command that takes a chain takes this file too, and its first bytes alone up to the end
     of a part: send those first, the rest later. `oskt info` lists the parts again.
@@ -397,7 +405,7 @@ def pack(
     console.print(part_table(ladder, parts))
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 @training_flags("paper-student")
 def finetune(
     recipe: Recipe,
@@ -416,7 +424,7 @@ def finetune(
     console.print(f"student: {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def evaluate(
     model: Annotated[
         Path, typer.Argument(help="model file, teacher or student, or a file of `oskt export`")
@@ -454,10 +462,10 @@ def evaluate(
         write_atomic(json_out, json.dumps({**scores, **source}, indent=1).encode())
 
 
-app.command("export")(export_command)
+app.command("export", rich_help_panel=FILES)(export_command)
 
 
-@app.command()
+@app.command(rich_help_panel=TRIALS)
 def compare(
     table: Annotated[
         str,
@@ -514,7 +522,7 @@ def compare(
         raise typer.Exit(3)
 
 
-@app.command()
+@app.command(rich_help_panel=TRIALS)
 def report(folder: Annotated[Path, typer.Argument(help="folder of `oskt demo`")]) -> None:
     """Draw a run's report again from its stored rows."""
     from oskt.report import load_report, write_report
@@ -522,7 +530,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of `oskt demo`")]
     console.print(f"report: {write_report(folder, load_report(folder))}")
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=FILES)
 def import_published(
     folder: Annotated[Path, typer.Argument(help="holds gene_matcher.json and its .pth file")],
     out: Annotated[Path, typer.Option(help="chain file to write")],
@@ -535,7 +543,7 @@ def import_published(
     console.print(group_table(ChainLadder([chain])))
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def info(
     chain: Annotated[Path, typer.Argument(help="chain file, or a progressive one in part")],
 ) -> None:
