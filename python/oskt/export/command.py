@@ -64,7 +64,7 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="where --latency-ms is measured")] = None,
 ) -> None:
-    """Write a network for inference: ONNX, TorchScript, torch.export; checked as it will run.
+    """Write a network for inference: ONNX, TorchScript or torch.export, checked as it runs.
 
     Norms are folded, the classifier is dropped, any number of images is taken at once. The file is
     compared with the network before it is written; OUT.metadata.json says what it is.
