@@ -16,7 +16,7 @@ from oskt.baselines import (
     distill_student,
     norm_direction_loss,
 )
-from oskt.baselines.distill import FrozenTeacher
+from oskt.baselines.distill import TeacherCopy
 from oskt.files.checkpoint import file_hash, load_state
 from oskt.losses import ReIDLoss, distillation
 from oskt.train import RECIPES, Recipe, train_teacher
@@ -103,7 +103,7 @@ def test_a_frozen_teacher_speaks_as_it_was_scored():
     network = TinyNet()
     network.bn.running_mean.add_(0.3)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    frozen = FrozenTeacher(network).train()
+    frozen = TeacherCopy(network).train()
     images, _ = batch()
     feature, logits = frozen(images)
     assert not feature.requires_grad
@@ -145,7 +145,7 @@ def test_the_objective_is_the_sum_of_its_parts(channels):
     torch.testing.assert_close(total.detach(), expected)
 
     feature, logits = student(images)
-    t_feature, t_logits = FrozenTeacher(teacher)(images)
+    t_feature, t_logits = TeacherCopy(teacher)(images)
     kl = distillation(logits, t_logits, temperature=4.0)
     torch.testing.assert_close(parts["distillation"], kl.detach())
     projected = feature if channels == 6 else feature @ objective.projection.weight.T
@@ -250,7 +250,7 @@ def test_a_student_believes_its_teacher_more_than_the_labels(tmp_path):
         distill_student(
             student, teacher, TinyData(), changes, tmp_path / str(weight), weight=weight, **OPTIONS
         )
-        said = FrozenTeacher(student)(images)[1].argmax(1)
+        said = TeacherCopy(student)(images)[1].argmax(1)
         assert torch.equal(said, (ids + shift) % CLASSES)
 
 

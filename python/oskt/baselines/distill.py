@@ -92,7 +92,7 @@ def norm_direction_loss(
         return (1 - (student * F.normalize(means, dim=1)).sum(1) / length).mean()
 
 
-class FrozenTeacher(nn.Module):
+class TeacherCopy(nn.Module):
     """A copy of a network that only speaks: (feature, logits), without gradients.
 
     Its batch norms use the running statistics, although it answers in the training form. So what it
@@ -106,7 +106,7 @@ class FrozenTeacher(nn.Module):
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.train()
 
-    def train(self, mode: bool = True) -> FrozenTeacher:
+    def train(self, mode: bool = True) -> TeacherCopy:
         super().train(False)
         self.network.training = True  # of the network alone: what form its outputs have
         return self
@@ -151,7 +151,7 @@ class DistilledObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.teacher = FrozenTeacher(teacher)
+        self.teacher = TeacherCopy(teacher)
         self.recipe = recipe
         ((feature_dim, classes),) = output_sizes(network, recipe)
         ((teacher_dim, teacher_classes),) = output_sizes(self.teacher, recipe)
@@ -222,7 +222,7 @@ def class_means(
     """
     world = World.from_environment(device)
     world.join()
-    frozen = FrozenTeacher(teacher).to(world.device)
+    frozen = TeacherCopy(teacher).to(world.device)
     ((feature_dim, classes),) = output_sizes(frozen, recipe)
     sums = torch.zeros(classes, feature_dim, dtype=torch.float64, device=world.device)
     counts = torch.zeros(classes, 1, dtype=torch.float64, device=world.device)

@@ -125,7 +125,8 @@ def read_rows(path: str | Path) -> tuple[ResultRow, ...]:
     Raises:
         ValueError: a line that is no result row; file and line are named.
     """
-    return tuple(_parse(path, n, record) for n, record in _json_lines(Path(path)))
+    lines = _json_lines("read_rows", Path(path))
+    return tuple(_parse(path, number, record) for number, record in lines)
 
 
 def _parse(path: str | Path, number: int, record: Any) -> ResultRow:
@@ -144,10 +145,10 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line that is no JSON; file and line are named.
     """
-    return [record for _, record in _json_lines(Path(path))]
+    return [record for _, record in _json_lines("read_log", Path(path))]
 
 
-def _json_lines(path: Path) -> list[tuple[int, Any]]:
+def _json_lines(op: str, path: Path) -> list[tuple[int, Any]]:
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -156,7 +157,7 @@ def _json_lines(path: Path) -> list[tuple[int, Any]]:
             records.append((number, json.loads(line)))
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"read_log: '{path}' line {number} must be JSON, got {line[:80]!r}. "
+                f"{op}: '{path}' line {number} must be JSON, got {line[:80]!r}. "
                 "The run may have stopped while writing it: delete the line."
             ) from error
     return records
