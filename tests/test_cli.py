@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,20 @@ def test_import_of_a_published_chain(golden, tmp_path):
     out = tmp_path / "chain.safetensors"
     run("import", golden / "official_cnn_a", "--out", out)
     assert WeightChain.load(out).student(width=0.5)(torch.zeros(1, 3, 64, 32)).shape == (1, 64)
+
+
+def test_evaluation_skips_broken_images_on_request(work, tmp_path):
+    shutil.copytree(work / "data", tmp_path / "data")
+    broken = sorted((tmp_path / "data" / "query").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    score = [
+        "evaluate", work / "teacher" / "teacher.safetensors", "--data", tmp_path / "data",
+        "--device", "cpu",
+    ]  # fmt: skip
+    assert "mAP:" in run(*score, "--corrupt", "skip")
+    for more in ([], ["--corrupt", "refuse"]):
+        with pytest.raises(ValueError, match=r"\(--corrupt skip\)"):
+            CliRunner().invoke(app, [str(a) for a in (*score, *more)], catch_exceptions=False)
 
 
 def test_a_nested_chain_goes_on_on_other_data(work, tmp_path):

@@ -221,7 +221,6 @@ def test_evaluate_prints_the_toolkit_lines_and_the_table(market):
     assert f"CMC curve, Rank-1  :{found.rank1:.1%}" in printed
     assert f"CMC curve, Rank-10 :{found.rank10:.1%}" in printed
     assert f"{found.num_valid_queries} of 11" in printed
-    assert set(found.metrics()) >= {"mAP", "rank1", "mINP", "images_per_second"}
 
 
 def test_evaluate_scores_the_re_ranking_beside_the_plain_ranking(market):
@@ -246,8 +245,6 @@ def test_evaluate_scores_the_re_ranking_beside_the_plain_ranking(market):
     assert found.reranked.cmc == pytest.approx(expected.cmc.tolist(), abs=1e-6)
     assert found.reranked.mAP != found.mAP
     assert found.reranked.peak_bytes >= found.peak_bytes > 2**20
-    assert found.metrics()["reranked/rank1"] == found.reranked.rank1
-    assert "reranked/mAP" not in plain.metrics()
     printed = console.file.getvalue()
     assert re.search(r"plain +re-ranked", printed)
     for name, scores in (("mAP", "mAP"), ("mINP", "mINP"), ("Rank-1", "rank1")):

@@ -436,6 +436,13 @@ def evaluate(
     rerank: Annotated[
         bool, typer.Option("--rerank", help="also score the k-reciprocal re-ranking (20, 6, 0.3)")
     ] = False,
+    corrupt: Annotated[
+        Literal["refuse", "skip"] | None,
+        typer.Option(
+            help="decode all images first, and refuse or skip those that do not; default: the "
+            "first broken one ends the run"
+        ),
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="also write scores")] = None,
     device: Device = None,
 ) -> None:
@@ -443,7 +450,7 @@ def evaluate(
     from oskt.evaluate import evaluate as score
 
     network, trained = _network(model)
-    images = read_data(data)
+    images = read_data(data, corrupt=corrupt)
     typer.echo(f"data: {images.root}: {images.title}")
     result = score(
         network.to(World.from_environment(device).device),

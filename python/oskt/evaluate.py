@@ -102,27 +102,6 @@ class Evaluation(Scores):
     def images_per_second(self) -> float:
         return (self.num_queries + self.num_gallery) / max(self.embed_seconds, 1e-9)
 
-    def metrics(self) -> dict[str, float | int]:
-        """The scalars, ready for a JSON line; those of re-ranking as reranked/mAP and so on."""
-        values: dict[str, float | int] = {
-            "mAP": self.mAP,
-            "rank1": self.rank1,
-            "rank5": self.rank5,
-            "rank10": self.rank10,
-            "mINP": self.mINP,
-            "mAP_trapezoid": self.mAP_trapezoid,
-            "num_valid_queries": self.num_valid_queries,
-            "num_queries": self.num_queries,
-            "num_gallery": self.num_gallery,
-            "embed_seconds": self.embed_seconds,
-            "rank_seconds": self.rank_seconds,
-            "images_per_second": self.images_per_second,
-        }
-        if self.reranked is not None:
-            for name in ("mAP", "rank1", "rank5", "rank10", "mINP", "rank_seconds"):
-                values[f"reranked/{name}"] = getattr(self.reranked, name)
-        return values
-
     def log_lines(self) -> list[str]:
         """The lines that toolkits of the Bag-of-Tricks family print, for scripts that read them."""
         ranks = [f"CMC curve, Rank-{r:<3}:{self.rank(r):.1%}" for r in (1, 5, 10)]

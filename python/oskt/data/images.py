@@ -31,7 +31,7 @@ def load_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error and more
         raise CorruptImageError(
             f"load_image: path must be a whole image, got {path} ({error}). Restore the file, or "
-            "read the data set with corrupt='skip'."
+            "leave it out: read the data set with corrupt='skip' (--corrupt skip)."
         ) from error
     if pixels.size != (size[1], size[0]):
         pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
