@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from oskt.train import RECIPES, Recipe, RefineRecipe
+from oskt import compare
+from oskt.train import Recipe, RefineRecipe
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Scale:
         finetuned, scratch: labels of the students that are trained so.
     """
 
-    data: dict[str, Any]
-    network: dict[str, Any]
+    data: Mapping[str, Any]
+    network: Mapping[str, Any]
     teacher: Recipe
     nested: RefineRecipe
     published: RefineRecipe
@@ -33,22 +35,20 @@ class Scale:
     scratch: tuple[str, ...]
 
 
-def _refine_recipe(name: str) -> RefineRecipe:
-    recipe = RECIPES[name]
-    assert isinstance(recipe, RefineRecipe)
-    return recipe
+def _as_compared(scale: compare.Scale, network: Mapping[str, Any]) -> dict[str, Any]:
+    """Data, network and recipes as `oskt compare` has them at a scale."""
+    return {
+        "data": scale.data, "network": network, "teacher": scale.teacher, "nested": scale.nested,
+        "published": scale.refine, "student": scale.student,
+    }  # fmt: skip
 
 
 _WIDTHS = (("1/4", 1 / 4), ("3/8", 3 / 8), ("1/2", 1 / 2), ("5/8", 5 / 8), ("3/4", 3 / 4),
            ("15/16", 15 / 16))  # fmt: skip
+_LAPTOP, _FULL = compare.SCALES["laptop"], compare.SCALES["full"]
 _RESNETS = {
     "laptop": Scale(
-        data={"train_ids": 200, "test_ids": 100, "images_per_id": 12, "cameras": 6},
-        network={"family": "resnet", "depth": 50, "layers": (2, 2, 2, 2), "in_planes": 16},
-        teacher=RECIPES["demo-teacher"],
-        nested=_refine_recipe("demo-nested"),
-        published=_refine_recipe("demo-refine"),
-        student=RECIPES["demo-student"],
+        **_as_compared(_LAPTOP, {"family": "resnet", **_LAPTOP.network}),
         chain_width=1 / 4,
         widths=_WIDTHS,
         finetuned=("1/4", "1/2", "3/4"),
@@ -56,30 +56,14 @@ _RESNETS = {
     ),
     # A ten-minute piece of this runs on one GPU; --out the same folder goes on.
     "full": Scale(
-        data={"train_ids": 1000, "test_ids": 500, "images_per_id": 16, "cameras": 8,
-              "height": 256, "width": 128},
-        network={"family": "resnet", "depth": 50, "in_planes": 64},
-        teacher=replace(RECIPES["paper-teacher"], epochs=60, steps=(30, 50), lr=1e-3),
-        nested=replace(_refine_recipe("nested"), epochs=60, steps=(30, 50), lr=1e-3),
-        published=replace(_refine_recipe("paper-refine"), epochs=60, steps=(30, 50), lr=1e-3,
-                          alpha=0.05, distill=4.0),
-        student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
+        **_as_compared(_FULL, {"family": "resnet", **_FULL.network}),
         chain_width=1 / 8,
         widths=(("1/8", 1 / 8), *_WIDTHS),
         finetuned=("1/8", "1/4", "1/2"),
         scratch=("1/8", "1/4"),
     ),
-}  # fmt: skip
-
-_VITS = {
-    "laptop": replace(
-        _RESNETS["laptop"],
-        network={"family": "vit", "dim": 96, "depth": 4, "heads": 4, "patch": 8, "image": (64, 32)},
-        teacher=RECIPES["demo-vit-teacher"],
-        nested=_refine_recipe("demo-vit-nested"),
-        published=_refine_recipe("demo-vit-refine"),
-        student=RECIPES["demo-vit-student"],
-    ),
 }
+_VIT = _LAPTOP.of("ViT")
+_VITS = {"laptop": replace(_RESNETS["laptop"], **_as_compared(_VIT, _VIT.network))}
 
 SCALES = {"resnet": _RESNETS, "vit": _VITS}
