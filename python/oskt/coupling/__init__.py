@@ -174,7 +174,7 @@ class Coupling:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Coupling:
-        """The Coupling of a `to_json`; fields that came later may be missing."""
+        """The Coupling of a `to_json`; KeyError or TypeError if fields are missing or others."""
 
         def axis(runs: Any) -> AxisRuns:
             return tuple((str(g), int(a)) for g, a in runs)
@@ -183,9 +183,6 @@ class Coupling:
         layouts = [
             TensorLayout(
                 **{
-                    "dim": next((d for d, s in enumerate(t["shape"]) if s > 1), 0)
-                    if t["role"] != "weight"
-                    else 0,
                     **t,
                     "shape": tuple(t["shape"]),
                     "rows": axis(t["rows"]),
@@ -199,11 +196,11 @@ class Coupling:
             {t.name: t for t in layouts},
             {k: tuple(v) for k, v in value["norms"].items()},
             {k: int(v) for k, v in value["positions"].items()},
-            tuple((axis(runs), int(count)) for runs, count in value.get("products", ())),
-            {n: (axis(runs), int(k)) for n, (runs, k) in value.get("layer_norms", {}).items()},
-            tuple((m, a, axis(runs), int(parts)) for m, a, runs, parts in value.get("numbers", ())),
+            tuple((axis(runs), int(count)) for runs, count in value["products"]),
+            {n: (axis(runs), int(k)) for n, (runs, k) in value["layer_norms"].items()},
+            tuple((m, a, axis(runs), int(parts)) for m, a, runs, parts in value["numbers"]),
             tuple(tuple(axis(runs) for runs in output) for output in value["outputs"]),
             tuple(tuple(shape) for shape in value["inputs"]),
             tuple(value["opaque"]),
-            tuple(value.get("integers", ())),
+            tuple(value["integers"]),
         )

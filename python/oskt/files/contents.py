@@ -87,7 +87,7 @@ class Contents:
     @staticmethod
     def _of(named: Mapping[str, Any], header: Mapping[str, Any]) -> Contents:
         coupling = Coupling.from_json(header["coupling"])
-        narrowest = header.get("narrowest", {})  # files from before nested chains have none
+        narrowest = header["narrowest"]
         partitions: dict[str, Clustering | MergeTree] = {}
         for name in coupling.free:
             blocks = header["blocks"][name]
