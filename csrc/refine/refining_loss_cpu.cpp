@@ -49,7 +49,7 @@ struct Strip {
 
 // Adds one member's strip of `width` columns and writes its gradient, where asked for; fetches
 // `next`, the strip that comes after it.
-template <typename scalar_t, bool kTeacher, bool kChain>
+template <typename scalar_t, bool kTeacher, bool kChain, bool kWeighted>
 OSKT_INLINE void add_member(Strip& strip, int64_t width, double weight, double factor,
                             const scalar_t* teacher, const scalar_t* next, scalar_t* gradient,
                             bool streamed) {
@@ -63,7 +63,7 @@ OSKT_INLINE void add_member(Strip& strip, int64_t width, double weight, double f
     scalar_t* to = streamed ? block : gradient + first;
     const auto step = [&](int64_t e, double& lane) {
       const double residual = static_cast<double>(teacher[first + e]) - strip.center[first + e];
-      const double weighted = weight * residual;
+      const double weighted = kWeighted ? weight * residual : residual;
       lane += weighted * residual;
       if constexpr (kChain) strip.sum[first + e] += weighted;
       if constexpr (kTeacher) to[e] = store<scalar_t>(factor * weighted);
@@ -104,9 +104,15 @@ OSKT_INLINE double run_task(const LossReader& plan, const LossTask& task, const 
         const int64_t step = std::max<int64_t>(1, kAhead / width);
         const int64_t then = last && more ? starts[k] : std::min(m + step, item.rows - 1);
         const int64_t then_at = members[then] * item.row_length + (last && more ? d + kStrip : d);
-        add_member<scalar_t, kTeacher, kChain>(
-            strip, width, row_weight ? row_weight[members[m]] : 1.0, factor, teacher + at,
-            teacher + then_at, kTeacher ? teacher_gradient + at : nullptr, streamed);
+        const auto add = [&](auto weighted, double w) {
+          add_member<scalar_t, kTeacher, kChain, decltype(weighted)::value>(
+              strip, width, w, factor, teacher + at, teacher + then_at,
+              kTeacher ? teacher_gradient + at : nullptr, streamed);
+        };
+        if (row_weight)
+          add(std::true_type{}, row_weight[members[m]]);
+        else
+          add(std::false_type{}, 1.0);
       }
       for (int64_t e = 0; kChain && e < width; ++e)
         chain_gradient[chain_at + e] = store<scalar_t>(-factor * strip.sum[e]);
