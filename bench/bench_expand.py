@@ -28,7 +28,6 @@ from expand_cases import CASES, items_of
 from harness import DEVICE, against_copy, synchronize
 from oskt_ext import ExpansionPlan, IndexMap, expand
 from oskt_ext.reference import expand as expand_reference
-from shapes import PRESETS
 
 Provider = Callable[[Tensor], Any]
 
@@ -177,8 +176,18 @@ PROVIDERS = {
 }
 
 
-PEERS = {case: list(PROVIDERS) if case in PRESETS else ["oskt", "index"] for case in CASES}
-FORWARD = [(case, peer) for case, peers in PEERS.items() for peer in peers]
+# Peers take seconds; they run at the sizes that the README shows.
+WITH_ALL = ("res50-s1", "res50-s3", "res50-s6")
+WITH_INDEX = ("vit-b-1/2", "select-1/2", "merge-1/2")
+
+
+def providers_of(case: str) -> list[str]:
+    if case in WITH_ALL:
+        return list(PROVIDERS)
+    return ["oskt", "index"] if case in WITH_INDEX else ["oskt"]
+
+
+FORWARD = [(case, peer) for case in CASES for peer in providers_of(case)]
 STEP = [(c, p) for c, p in FORWARD if p in ("oskt", "index", "embedding_bag")]
 
 
