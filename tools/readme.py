@@ -196,7 +196,8 @@ def other_tables() -> str:
 
 
 def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> list[str]:
-    """Nested students in every scenario and variant, the best rival of each column beside them."""
+    """Nested students in every scenario and variant, bold where they are at or above the best
+    rival, which stands beside them."""
     from oskt.compare.cells import FULL_WIDTH
     from oskt.compare.methods import TITLES
     from oskt.compare.summary import AT_ONCE, grids
@@ -219,8 +220,11 @@ def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> lis
                     if line.variant != variant or not line.method.startswith("nested"):
                         continue
                     if when == budget or early:
-                        scores = [line.scores.get(c) for c in names]
-                        cells = [f"{s.first:.1f}" if s else "" for s in scores]
+                        scores = {c: round(score.first, 1) for c, score in line.scores.items()}
+                        cells = [
+                            f"**{scores[c]}**" if c in best and scores[c] >= best[c][0]
+                            else str(scores.get(c, "")) for c in names
+                        ]  # fmt: skip
                         title = f"{TITLES[line.method]}, {AT_ONCE if early else what}"
                         lines.append(f"| {head}: {title} | {' | '.join(cells)} |")
     return lines

@@ -144,7 +144,7 @@ def trade_off(rows: Sequence[ResultRow], cost: str, theme: Theme) -> Figure:
     axes.set_xlabel("Parameters" if cost == "parameters" else "Multiply-accumulates per image")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles[::-1], labels[::-1], loc="outside upper right", ncols=4, borderaxespad=0,
+        handles[::-1], labels[::-1], loc="upper right", ncols=4, borderaxespad=0.2,
         handlelength=1.6, columnspacing=1.0,
     )  # fmt: skip
     title_left(axes, "mAP, %", theme)
