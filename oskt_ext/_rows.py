@@ -24,7 +24,7 @@ def check_rows(op: str, rows: Any) -> list[Tensor]:
             "Pass [matrix] for one problem."
         )
     if not rows:
-        raise ValueError(f"{op}: rows must hold at least one matrix, got 0.")
+        raise ValueError(f"{op}: rows must hold at least one matrix, got 0. Pass [matrix].")
     tensors = [as_tensor(op, f"rows[{b}]", value) for b, value in enumerate(rows)]
     for b, tensor in enumerate(tensors):
         if tensor.dtype not in _FLOATS:

@@ -110,6 +110,7 @@ def retrieval_metrics(
     return summarise(op, query_features, cmc, (precision, inverse_penalty, trapezoid))
 
 
+@torch.library.register_fake("oskt_ext::retrieval_metrics")
 def _fake(
     query_features: Tensor,
     gallery_features: Tensor,
@@ -126,6 +127,3 @@ def _fake(
         query_features.new_empty(size, dtype=torch.float64) for size in sizes
     )
     return cmc, precision, inverse_penalty, trapezoid
-
-
-torch.library.register_fake("oskt_ext::retrieval_metrics", _fake)

@@ -12,8 +12,8 @@
 //   count(n, k, label, size)       size[c] = number of i with label c
 //   members(n, k, label, start, order)    order[start[c] .. start[c + 1]) = the i of cluster c,
 //                                         ascending
-//   ranks(n, value, rank, place)          rank[i] = place of i in the stable ascending order of
-//   value once(f)                        f() by one member
+//   ranks(n, value, rank, place)   rank[i] = place of i in the stable ascending order of value
+//   once(f)                        f() by one member
 #pragma once
 
 #include "common/tie_rule.h"
