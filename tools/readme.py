@@ -151,7 +151,8 @@ def keep_compare(folders: list[Path]) -> None:
     places = {method: place for place, method in enumerate(["teacher", *METHODS])}
     for table in TABLES:
         paths = [path for folder in folders if (path := folder / f"{table}.jsonl").is_file()]
-        rows = [row for path in paths for row in read_rows(path)]
+        # Of rows for the same cell the one of the last folder stands.
+        rows = list({row.labels: row for path in paths for row in read_rows(path)}.values())
         if not rows:
             continue
         rows.sort(key=lambda row: (row.seed, places[row.method]))  # else in the order of folders
@@ -174,6 +175,7 @@ def other_tables() -> str:
         "cross": ("size", "own", "trained there"),
         "few-shot": ("variant", "own", "trained there"),
         "depth": ("size", "short", "fine-tuned"),
+        "digits": ("size", "long", "fine-tuned"),
     }
     lines = []
     for table in TABLES:
@@ -205,7 +207,8 @@ def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> lis
 
     found = {(grid.scenario, grid.budget): grid for grid in grids(rows, columns)}
     names = [c for c in next(iter(found.values())).columns if c != FULL_WIDTH]
-    lines = [f"| mAP, % | {' | '.join(names)} |", "|---" + "|---:" * len(names) + "|"]
+    score = "mAP" if "mAP" in (rows[0].trained or {}) else "accuracy"
+    lines = [f"| {score}, % | {' | '.join(names)} |", "|---" + "|---:" * len(names) + "|"]
     for (scenario, own), grid in found.items():
         if own != budget:
             continue
