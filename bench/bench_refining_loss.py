@@ -9,7 +9,8 @@ the time of as many at the bandwidth of a copy, and the `ratio` to it.
 from __future__ import annotations
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,26 @@ def device_labels(item: RefiningItem) -> Tensor:
 PROVIDERS = {"oskt": refining_loss, "torch": run_torch}
 
 
+def measure(
+    benchmark: Any, model: str, needs: str, loss: Callable[[], Tensor], leaves: list[Tensor],
+    nbytes: int,
+) -> None:  # fmt: skip
+    """Time the loss and its gradients, once the loss is known to be right."""
+
+    def step() -> Tensor:
+        found = loss()
+        if leaves:
+            torch.autograd.grad(found, leaves)
+        synchronize()
+        return found.detach()
+
+    with torch.no_grad():
+        expected = refining_loss_reference(*problem(model))
+    torch.testing.assert_close(step(), expected, rtol=1e-5, atol=0.0)
+    benchmark.group = f"refining loss of {model}, gradients to {needs}"
+    against_copy(benchmark, nbytes, step)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("needs", NEEDS)
 @pytest.mark.parametrize("model", MODELS)
@@ -73,38 +94,15 @@ def test_refining_loss(benchmark: Any, model: str, needs: str, provider: str) ->
     teacher = [t.detach().requires_grad_(of_teacher) for t in teacher]
     chain = chain.detach().requires_grad_(of_chain)
     leaves = [t for t in [*teacher, chain] if t.requires_grad]
-
-    def step() -> Tensor:
-        loss = PROVIDERS[provider](teacher, chain, plan)
-        if leaves:
-            torch.autograd.grad(loss, leaves)
-        synchronize()
-        return loss.detach()
-
-    with torch.no_grad():
-        expected = refining_loss_reference(teacher, chain, plan)
-    torch.testing.assert_close(step(), expected, rtol=1e-5, atol=0.0)
-
     teacher_bytes = 4 * sum(t.numel() for t in teacher)
     nbytes = (1 + of_teacher) * teacher_bytes + (1 + of_chain) * 4 * chain.numel()
-    benchmark.group = f"refining loss of {model}, gradients to {needs}"
-    against_copy(benchmark, nbytes, step)
+    loss = partial(PROVIDERS[provider], teacher, chain, plan)
+    measure(benchmark, model, needs, loss, leaves, nbytes)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_frozen_teacher(benchmark: Any, model: str) -> None:
     teacher, chain, plan = problem(model)
     frozen, chain = FrozenTeacher(teacher, plan), chain.detach().requires_grad_()
-
-    def step() -> Tensor:
-        loss = frozen.refining_loss(chain)
-        torch.autograd.grad(loss, chain)
-        synchronize()
-        return loss.detach()
-
-    with torch.no_grad():
-        expected = refining_loss_reference(teacher, chain, plan)
-    torch.testing.assert_close(step(), expected, rtol=1e-5, atol=0.0)
-
-    benchmark.group = f"refining loss of {model}, gradients to chain"
-    against_copy(benchmark, 3 * 4 * chain.numel(), step)
+    loss = partial(frozen.refining_loss, chain)
+    measure(benchmark, model, "chain", loss, [chain], 3 * 4 * chain.numel())

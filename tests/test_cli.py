@@ -156,6 +156,10 @@ def test_a_nested_chain_goes_on_on_other_data(work, tmp_path):
         assert np.array_equal(after.trees[name].order, tree.order)
     for arguments, message in [
         ([*on, "--teacher", chain], "one of the two, got both"),
+        (
+            [*on[:-1], work / "refine" / "chain.safetensors", *nested, *SMALL],
+            "--from-chain must be a nested chain, got .* of kind 'oskt'",
+        ),
         (on[:-2], "one of the two, got neither"),
         (on, "--chain must be nested with --from-chain, got 'oskt'"),
         ([*on, *nested, *SMALL, "--chain-width", "0.5"], "--chain-width must be left out with"),

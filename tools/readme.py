@@ -203,7 +203,7 @@ def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> lis
     from oskt.compare.cells import FULL_WIDTH
     from oskt.compare.methods import TITLES
     from oskt.compare.summary import AT_ONCE, grids
-    from oskt.compare.verdicts import best_rivals
+    from oskt.compare.verdicts import best_rivals, moments
 
     found = {(grid.scenario, grid.budget): grid for grid in grids(rows, columns)}
     names = [c for c in next(iter(found.values())).columns if c != FULL_WIDTH]
@@ -219,17 +219,16 @@ def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> lis
             lines.append(f"| {head}: best rival, {what} | {' | '.join(cells)} |")
             for when in (AT_ONCE, budget):
                 for line in found[scenario, when].lines:
-                    early = when == AT_ONCE and (line.method == "nested-there" or budget != "own")
-                    if line.variant != variant or not line.method.startswith("nested"):
+                    nested = line.variant == variant and line.method.startswith("nested")
+                    if not nested or when not in moments(line.method, budget):
                         continue
-                    if when == budget or early:
-                        scores = {c: round(score.first, 1) for c, score in line.scores.items()}
-                        cells = [
-                            f"**{scores[c]}**" if c in best and scores[c] >= best[c][0]
-                            else str(scores.get(c, "")) for c in names
-                        ]  # fmt: skip
-                        title = f"{TITLES[line.method]}, {AT_ONCE if early else what}"
-                        lines.append(f"| {head}: {title} | {' | '.join(cells)} |")
+                    scores = {c: round(score.first, 1) for c, score in line.scores.items()}
+                    cells = [
+                        f"**{scores[c]}**" if c in best and scores[c] >= best[c][0]
+                        else str(scores.get(c, "")) for c in names
+                    ]  # fmt: skip
+                    title = f"{TITLES[line.method]}, {what if when == budget else when}"
+                    lines.append(f"| {head}: {title} | {' | '.join(cells)} |")
     return lines
 
 

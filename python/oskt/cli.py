@@ -276,7 +276,7 @@ def refine(
     making = {"--chain-width": chain_width, "--rows": rows, "--method": method}
     parent = _one_parent(teacher, from_chain, recipe, making)
     shares = numbers("refine: --chain-width", chain_width or "0.125", float, "0.125,0.25,0.5")
-    known = None if from_chain is None else WeightChain.load(from_chain)
+    known = None if from_chain is None else _nested_chain(from_chain)
     model = students.load_model(parent)[0] if known is None else known.student(width=1.0)
     folder = _open(data, recipe, run, out)
     _fit_classifier(model, folder.num_classes)
@@ -612,6 +612,16 @@ def _one_parent(
             "the order, and down to the width, that it was made with."
         )
     return parent
+
+
+def _nested_chain(path: Path) -> WeightChain:
+    chain = WeightChain.load(path)
+    if chain.kind != "nested":
+        raise ValueError(
+            f"refine: --from-chain must be a nested chain, got {path} of kind {chain.kind!r}. "
+            "A published chain does not hold its teacher: make one anew by --teacher."
+        )
+    return chain
 
 
 def _fit_classifier(model: torch.nn.Module, classes: int) -> None:

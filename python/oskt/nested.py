@@ -43,8 +43,8 @@ class NestedModel(nn.Module):
         ValueError: a chain of kind "oskt", or one without all its weights.
 
     Source: universally slimmable networks (Yu & Huang 2019, section 3.2). Differences: their
-    sandwich rule trains the narrowest width in every step; turns are worth 3 to 4 points of mAP
-    from 1/4 to 1/2 of the width for 2 at 1/8 (docs/lab/nested.md, section 10). Channels in the
+    sandwich rule trains the narrowest width in every step; turns are worth 2 to 7 points of mAP
+    from 1/4 to 1/2 of the width for 4 at 1/8 (docs/lab/nested.md, section 10). Channels in the
     order of their importance or nested clusters in place of leading channels, and no norm
     statistics of students in training but the narrowest's.
     """

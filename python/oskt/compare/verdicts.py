@@ -182,9 +182,15 @@ def _ingredients(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
+def moments(method: str, budget: str) -> tuple[str, ...]:
+    """When nested students are compared with trained rivals: trained as those were, and at once
+    where their chain has seen the data that rivals were trained on."""
+    seen = method == "nested-there" or budget != "own"
+    return (AT_ONCE, budget) if seen else (budget,)
+
+
 def _margins(rows: Sequence[Row], columns: str) -> list[str]:
-    """Nested students against the best rival in every scenario and variant: trained as rivals
-    were, and at once if nothing was done for their data alone, or for all sizes in one run."""
+    """Nested students against the best rival in every scenario and variant."""
     found = {(grid.scenario, grid.budget): grid for grid in grids(rows, columns)}
     sentences = []
     for (scenario, budget), grid in found.items():
@@ -194,8 +200,7 @@ def _margins(rows: Sequence[Row], columns: str) -> list[str]:
             best = best_rivals(grid, line.variant)
             head = ", ".join(filter(None, (scenario, line.variant, TITLES[line.method])))
             trained = "trained there" if budget == "own" else f"after the {budget} training"
-            early = line.method == "nested-there" or budget != "own"
-            for when in (AT_ONCE, budget) if early else (budget,):
+            for when in moments(line.method, budget):
                 mine = _scores(found[scenario, when], line.method, line.variant)
                 listed = ", ".join(
                     f"{c} {own:.1f}, {_signed(round(own - best[c][0], 1))} ({best[c][1]})"
