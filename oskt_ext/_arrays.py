@@ -1,12 +1,14 @@
-"""Arrays in, the same kind out: tensors as they are, NumPy and CuPy through DLPack."""
+"""Arrays in, the same kind out: tensors as they are, NumPy and CuPy through DLPack; plans moved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Plan = TypeVar("Plan")
 
 
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
@@ -36,3 +38,11 @@ def restorer(value: Any) -> Callable[[Tensor], Any]:
 
         return lambda tensor: cupy.from_dlpack(tensor.detach())
     return lambda tensor: tensor
+
+
+def moved(plan: Plan, device: torch.device | str) -> Plan:
+    """A frozen dataclass with its tensors on `device`, not made (and checked) anew."""
+    other = object.__new__(type(plan))
+    for name, value in vars(plan).items():
+        object.__setattr__(other, name, value.to(device) if isinstance(value, Tensor) else value)
+    return other

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oskt_ext import _C
-from oskt_ext._arrays import as_tensor, restorer
+from oskt_ext._arrays import as_tensor, moved, restorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +115,7 @@ class ExpansionPlan:
 
     def to(self, device: torch.device | str) -> ExpansionPlan:
         """The same plan with its tables on `device`."""
-        moved = object.__new__(ExpansionPlan)
-        for name, value in vars(self).items():
-            object.__setattr__(
-                moved, name, value.to(device) if isinstance(value, Tensor) else value
-            )
-        return moved
+        return moved(self, device)
 
 
 def expand(chain: Any, plan: ExpansionPlan) -> Any:

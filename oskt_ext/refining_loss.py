@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oskt_ext import _C  # noqa: F401  (registers torch.ops.oskt_ext)
-from oskt_ext._arrays import as_tensor, restorer
+from oskt_ext._arrays import as_tensor, moved, restorer
 
 _MAGIC = 0x6F736B7472656602  # csrc/refine/refining_loss.h, layout 2
 _TASK_ELEMENTS = 8192
@@ -116,11 +116,7 @@ class RefiningPlan:
 
     def to(self, device: torch.device | str) -> RefiningPlan:
         """The same plan with its tables on `device`."""
-        moved = object.__new__(RefiningPlan)
-        for name, value in vars(self).items():
-            value = value.to(device) if isinstance(value, Tensor) else value
-            object.__setattr__(moved, name, value)
-        return moved
+        return moved(self, device)
 
 
 def _pack(items: Sequence[RefiningItem], chain_numel: int) -> NDArray[np.int64]:

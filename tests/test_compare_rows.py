@@ -15,8 +15,11 @@ def row(method, size, budget="short", seed=0, at_once=None, trained=0.5, **chang
         return None if value is None else {"mAP": value, "rank1": value / 2}
 
     shared = [{"name": f"teacher-s{seed}", "kind": "teacher", "steps": 10, "seconds": 1.0}]
-    if method == "nested":
-        shared.append({"name": f"chain-s{seed}", "kind": "refinement", "steps": 20, "seconds": 4.0})
+    refined = {"nested": (20, 4.0), "nested-3x": (60, 12.0), "oskt-published": (60, 12.0)}
+    if method in refined:
+        steps, seconds = refined[method]
+        name = f"chain-{method}-s{seed}"
+        shared.append({"name": name, "kind": "refinement", "steps": steps, "seconds": seconds})
     values = {
         "table": "sizes", "scenario": "plain", "variant": "",
         "key": f"{method}{size}{budget}{seed}",
@@ -81,15 +84,29 @@ def test_costs_count_what_is_shared_once():
 def test_verdicts_say_what_holds_and_what_does_not():
     said = verdicts("sizes", ROWS)
     text = "\n".join(said)
-    assert "before any training of their own, against the best rival after its short training: " \
-        "at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text  # fmt: skip
-    assert "trained as long, against the best rival after its short training: at or above at 2 " \
-        "of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text  # fmt: skip
+    assert (
+        "Families of equal steps, teacher and refinement included (Nested, ours beside From "
+        "scratch and KD): nested students, before any training of their own, against every rival "
+        "after its short training: at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text
+    )
+    assert (
+        "Nested, ours: students after their short training against the best rival after as "
+        "long a one: at or above at 2 of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text
+    )
     assert "included: Nested, ours: 30 steps and 5.0 s. The rivals" in text
     assert "at a quarter of the width (S3) students keep at once 87.7% of their chain's full " \
         "width (81.0); 88% were wanted: not met." in text  # fmt: skip
     assert "at half width (S5) students keep at once 93.8%" in text
     assert "teacher 80.0 before, 81.0 after; not below was wanted: met." in text
+    long = [
+        row("kd", "S3", "long", 0, None, 0.715),
+        row("nested-3x", "S3", "long", 0, 0.74, 0.75),
+        row("oskt-published", "S3", "long", 0, 0.1, 0.73),  # as dear as the one before
+    ]
+    beside = "(Nested, ours beside KD; Nested, refined 3x beside OSKT, published)"
+    text = "\n".join(verdicts("sizes", ROWS + long))
+    assert f"Families of equal time, teacher and refinement included {beside}: " in text
+    assert "long training: at or above at 0 of 1 sizes: S3 −0.5 (KD)." in text  # 71.0 and 71.5
     ablated = [
         row(method, "S1", "long", 0, start, end, variant=variant)
         for method, variant, start, end in (

@@ -124,7 +124,7 @@ def sizes_table() -> str:
         f"{duration_text(refinement[1])}). Mean of {seeds} seeds; standard deviation "
         f"{statistics.median(spreads):.1f} in the median, {max(spreads):.1f} at most.",
         "",
-        *(f"- {said}" for said in verdicts("sizes", rows) if "short training" not in said),
+        *(f"- {said}" for said in verdicts("sizes", rows) if _weighs(said)),
         "",
         "[docs/compare/sizes.md](docs/compare/sizes.md) has rank-1, spreads and what each family "
         "spent. "
@@ -133,6 +133,11 @@ def sizes_table() -> str:
         f"{rows[0].threads} thread, commit {', '.join(sorted({row.commit[:10] for row in rows}))}.",
     ]
     return "\n".join(lines)
+
+
+def _weighs(said: str) -> bool:
+    """Of the short training README says what families of equal steps are worth; sizes.md all."""
+    return said.startswith("Families of equal") or "short training" not in said
 
 
 def keep_compare(folders: list[Path]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from oskt.compare.cells import FULL_WIDTH
 from oskt.compare.methods import OURS, TITLES
@@ -13,12 +14,16 @@ from oskt.console import duration_text
 # Share of the full width's score that nested students must keep at once (issue 5).
 KEPT = {"S3": ("a quarter of the width", 0.88), "S5": ("half width", 0.96)}
 
+# How much dearer a family may be to count as of equal cost: the long training makes six sizes
+# take about the time of one refinement, and timings move by some percent.
+EQUAL = 1.1
+
 
 def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
     """Sentences, each with its numbers; [] where a table asks nothing or too little is known."""
     if table in ("sizes", "digits"):
         kept = _kept(rows) if table == "sizes" else []
-        return [*_against_rivals(rows), *_times(rows), *kept, *_teachers(rows)]
+        return [*_at_equal_cost(rows), *_trained(rows), *_times(rows), *kept, *_teachers(rows)]
     if table == "ablation":
         return [*_clusters(rows), *_ingredients(rows)]
     if table == "chain-width":
@@ -53,28 +58,62 @@ def best_rivals(grid: Grid, variant: str = "") -> dict[str, tuple[float, str]]:
     return best
 
 
-def _against_rivals(rows: Sequence[Row]) -> list[str]:
-    """Nested students, at once and trained, against the best rival after its training."""
+def _at_equal_cost(rows: Sequence[Row]) -> list[str]:
+    """Nested students at once against every rival trained, family against family of equal cost.
+
+    Cost is steps where the short training makes them equal, seconds where the long one does. A
+    rival meets the dearest nested chain that costs at most EQUAL times as much, or the cheapest.
+    """
     by_budget = {grid.budget: grid for grid in grids(rows, "size")}
+    spent = costs(rows)
+    ours = [cost for cost in spent if cost.method.startswith("nested") and cost.budget == AT_ONCE]
     sentences = []
-    for budget, grid in by_budget.items():
-        if budget == AT_ONCE or AT_ONCE not in by_budget:
+    for budget, unit in (("short", "steps"), ("long", "seconds")):
+        price = attrgetter(unit)
+        rivals = [cost for cost in spent if cost.budget == budget and cost.method not in OURS]
+        if not ours or not rivals:
             continue
+        pairs: dict[str, list[str]] = {}
+        margins: dict[str, tuple[float, str]] = {}
+        for rival in rivals:
+            equal = [cost for cost in ours if price(cost) <= EQUAL * price(rival)]
+            nested = max(equal, key=price) if equal else min(ours, key=price)
+            pairs.setdefault(TITLES[nested.method], []).append(TITLES[rival.method])
+            mine = _scores(by_budget[AT_ONCE], nested.method)
+            for size, score in _scores(by_budget[budget], rival.method).items():
+                if size in mine and size != FULL_WIDTH:
+                    margin = (round(mine[size] - score, 1), TITLES[rival.method])
+                    margins[size] = min(margins.get(size, margin), margin)
+        sentences.append(
+            f"Families of equal {'steps' if unit == 'steps' else 'time'}, teacher and refinement "
+            f"included ({'; '.join(f'{a} beside {_listed(b)}' for a, b in pairs.items())}): nested "
+            "students, before any training of their own, against every rival after its "
+            f"{budget} training: {_held(margins)}."
+        )
+    return sentences
+
+
+def _trained(rows: Sequence[Row]) -> list[str]:
+    """Nested students against the best rival, both trained as long."""
+    sentences = []
+    for grid in grids(rows, "size"):
         best = best_rivals(grid)
-        for method in ("nested", "nested-3x"):
-            for when, own in ((AT_ONCE, by_budget[AT_ONCE]), ("trained", grid)):
-                mine = _scores(own, method)
-                margins = {c: round(mine[c] - best[c][0], 1) for c in best if c in mine}
-                if not margins:
-                    continue
-                held = sum(margin >= 0 for margin in margins.values())
-                listed = ", ".join(f"{c} {_signed(m)} ({best[c][1]})" for c, m in margins.items())
-                who = "before any training of their own" if when == AT_ONCE else "trained as long"
+        for method in ("nested", "nested-3x") if grid.budget != AT_ONCE else ():
+            mine = _scores(grid, method)
+            margins = {c: (round(mine[c] - best[c][0], 1), best[c][1]) for c in best if c in mine}
+            if margins:
                 sentences.append(
-                    f"{TITLES[method]}: students, {who}, against the best rival after its {budget} "
-                    f"training: at or above at {held} of {len(margins)} sizes: {listed}."
+                    f"{TITLES[method]}: students after their {grid.budget} training against the "
+                    f"best rival after as long a one: {_held(margins)}."
                 )
     return sentences
+
+
+def _held(margins: Mapping[str, tuple[float, str]]) -> str:
+    """At how many sizes the margins, each over a rival named, are no loss."""
+    count = sum(margin >= 0 for margin, _ in margins.values())
+    listed = ", ".join(f"{size} {_signed(m)} ({rival})" for size, (m, rival) in margins.items())
+    return f"at or above at {count} of {len(margins)} sizes: {listed}"
 
 
 def _times(rows: Sequence[Row]) -> list[str]:
@@ -268,6 +307,10 @@ def _metrics(rows: Sequence[Row]) -> list[str]:
 
 def _met(held: bool) -> str:
     return "met" if held else "not met"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _signed(points: float) -> str:
