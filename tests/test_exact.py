@@ -111,7 +111,7 @@ def test_a_truncated_ward_chain_keeps_attention():
         torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-5)  # float32, other sums
 
 
-@pytest.mark.parametrize("method", ["importance", "ward"])
+@pytest.mark.parametrize("method", ["magnitude", "ward"])
 def test_progressive_files_of_transformers(tmp_path, method):
     chain = WeightChain.from_teacher(transformer(), IMAGES, "nested", width=1 / 4, method=method)
     path = tmp_path / "vit.oskt"

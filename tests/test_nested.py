@@ -186,7 +186,7 @@ def test_statistics_blend_between_measured_widths():
     assert dense(tree, 4)[:, 2:].tolist() == np.eye(4).tolist()
 
 
-@pytest.mark.parametrize("method", ["importance", "ward"])
+@pytest.mark.parametrize("method", ["magnitude", "ward"])
 def test_calibration_keeps_the_identity_and_travels(teacher, tmp_path, method):
     images = [torch.randn(SHAPE) for _ in range(2)]
     teacher.train()(images[0])

@@ -26,7 +26,7 @@ NETS = {
 }
 
 
-@pytest.fixture(scope="module", params=[(n, m) for n in NETS for m in ("ward", "importance")],
+@pytest.fixture(scope="module", params=[(n, m) for n in NETS for m in ("ward", "magnitude")],
                 ids="-".join)  # fmt: skip
 def pair(request):
     """(teacher, its nested chain), of clusters that merge and of channels that are chosen."""

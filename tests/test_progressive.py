@@ -46,7 +46,7 @@ def make_chain(name, method="ward"):
     return chain.lean()
 
 
-@pytest.fixture(scope="module", params=[(n, m) for n in NETS for m in ("ward", "importance")],
+@pytest.fixture(scope="module", params=[(n, m) for n in NETS for m in ("ward", "magnitude")],
                 ids="-".join)  # fmt: skip
 def any_chain(request):
     return make_chain(*request.param)

@@ -34,6 +34,7 @@ from oskt.train import (
     finetune_student,
     goes_on,
     refine_chain,
+    saliency,
     train_teacher,
 )
 
@@ -257,10 +258,10 @@ def refine(
         ),
     ] = None,
     method: Annotated[
-        Literal["kmeans", "ward", "random", "importance"] | None,
+        Literal["kmeans", "ward", "random", "saliency", "magnitude"] | None,
         typer.Option(
-            help="how: kmeans (default), ward or random; of a nested chain importance (default), "
-            "ward or random"
+            help="how: kmeans (default), ward or random; a nested chain orders channels by "
+            "saliency (default: what the loss would lose with them), magnitude, ward or random"
         ),
     ] = None,
     classifier: Annotated[
@@ -280,16 +281,20 @@ def refine(
     model = students.load_model(parent)[0] if known is None else known.student(width=1.0)
     folder = _open(data, recipe, run, out)
     _fit_classifier(model, folder.num_classes)
+    training = folder.training(recipe)
     if known is None:
+        worth = None
+        if recipe.chain == "nested" and method in (None, "saliency"):
+            worth = saliency(model, training, recipe, device=folder.world.device)
         ladder = ChainLadder.from_teacher(
             model, example_images(recipe), shares, kind=recipe.chain, rows=rows or "folded",
-            method=method, seed=recipe.seed, parent=file_hash(parent),
+            method=method, seed=recipe.seed, saliency=worth, parent=file_hash(parent),
         )  # fmt: skip
         _print_frozen(ladder)
     else:
         ladder = ChainLadder([known.transferred(model)])
     path = refine_chain(
-        model, ladder, folder.training(recipe), recipe, out, parent=parent, classifier=classifier,
+        model, ladder, training, recipe, out, parent=parent, classifier=classifier,
         calibration=folder.unlabelled, **_fit_options(folder, run),
     )  # fmt: skip
     console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")

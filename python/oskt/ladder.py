@@ -50,7 +50,7 @@ class ChainLadder(Ladder[WeightChain]):
             module, example_inputs: the teacher and its forward's arguments.
             widths: shares of the teacher's channels in every free group, distinct, in (0, 1].
             kind: "oskt", or "nested" at one width.
-            options: rows, method, seed, check, parent of WeightChain.from_teacher.
+            options: rows, method, seed, saliency, check, parent of WeightChain.from_teacher.
 
         Raises:
             ValueError: equal or no widths, or several for a nested chain; others as

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -15,6 +17,7 @@ import oskt_ext
 from oskt import expansion, reading, students
 from oskt.chain import VECTORS, WEIGHTS, WeightChain
 from oskt.widths import round_width
+from oskt.widths.merge_tree import MergeTree
 from oskt_ext import ExpansionPlan
 
 # oneDNN compiles a kernel for every shape of a layer, which takes longer than running it, and keeps
@@ -45,7 +48,7 @@ class NestedModel(nn.Module):
     Source: universally slimmable networks (Yu & Huang 2019, section 3.2). Differences: their
     sandwich rule trains the narrowest width in every step; turns are worth 2 to 7 points of mAP
     from 1/4 to 1/2 of the width for 4 at 1/8 (docs/lab/nested.md, section 10). Channels in the
-    order of their importance or nested clusters in place of leading channels, and no norm
+    order of what they are worth or nested clusters in place of leading channels, and no norm
     statistics of students in training but the narrowest's.
     """
 
@@ -92,11 +95,25 @@ class NestedModel(nn.Module):
         return expansion.plan(items)
 
     def get_extra_state(self) -> Tensor:
-        """Whose turn it is: a run that is resumed goes on with the same width."""
-        return torch.tensor(self._turn)
+        """Whose turn it is, and the order of channels: a run that is resumed goes on with both. A
+        saliency measured anew on a GPU may differ in its last digits, and so the order."""
+        arrays = [array for tree in self._trees.values() for array in (tree.order, tree.parent)]
+        return torch.from_numpy(np.concatenate([[self._turn], *arrays]))
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._turn = int(state)
+        words, trees, start = state.cpu().numpy(), dict(self._trees), 1
+        for name, tree in self._trees.items():
+            order, parent = words[start : start + 2 * tree.rows].reshape(2, -1)
+            trees[name] = replace(tree, order=order, parent=parent)
+            start += 2 * tree.rows
+        self._turn = int(words[0])
+        self._chain = copy.copy(self._chain)
+        self._chain.partitions = dict(trees)
+        self.plan = self.plan_of(self._chain.widths).to(next(self.teacher.parameters()).device)
+
+    @property
+    def _trees(self) -> dict[str, MergeTree]:
+        return cast("dict[str, MergeTree]", self._chain.partitions)
 
     def _widths_at(self, shares: Sequence[float]) -> dict[str, int]:
         """Widths by the share of every free group, none below the narrowest."""

@@ -33,7 +33,7 @@ from oskt.coupling.grouping import trace_coupling
 from oskt.data import make_pedestrians
 from oskt.files.checkpoint import file_hash, save_model, write_atomic
 from oskt.pipeline import ReIDData, example_images
-from oskt.train import Recipe, finetune_student, refine_chain, train_teacher
+from oskt.train import Recipe, finetune_student, refine_chain, saliency, train_teacher
 from oskt.widths import macs, parameters
 
 # A start from the teacher and its coupling, or from a chain alone (see oskt.baselines).
@@ -149,9 +149,13 @@ class Workshop:
         parent = self.teacher(part.teacher)
         teacher, _ = students.load_model(parent)
         recipe = part.recipe or part.teacher.recipe
+        worth = None
+        if part.kind == "nested" and part.method in (None, "saliency"):
+            task, suited = _suited(self.task(part.data, recipe), recipe)
+            worth = saliency(teacher, task.training(suited), suited, device=self.device)
         chain = WeightChain.from_teacher(
             teacher, example_images(recipe), part.kind, part.width, rows=part.rows,
-            method=part.method, seed=recipe.seed, parent=file_hash(parent),
+            method=part.method, seed=recipe.seed, saliency=worth, parent=file_hash(parent),
         )  # fmt: skip
         return parent, teacher, chain
 
@@ -209,9 +213,8 @@ class Workshop:
     def _train(
         self, stage: Callable[..., Path], *made: Any, task: Any, recipe: Recipe, **options: Any
     ) -> None:
-        """Run a stage; a data set of few identities makes batches of as many."""
-        recipe = replace(recipe, identities=min(recipe.identities, task.num_classes))
-        task = task.for_recipe(recipe)
+        """Run a stage."""
+        task, recipe = _suited(task, recipe)
         train(stage, *made, task=task, recipe=recipe, end=self.end, device=self.device, **options)
 
     # -- sizes and scores -----------------------------------------------------------------------
@@ -273,3 +276,9 @@ class Workshop:
             write_atomic(path, json.dumps(found).encode())
         content: dict[str, Any] = json.loads(path.read_text())
         return content
+
+
+def _suited(task: Any, recipe: Recipe) -> tuple[Any, Recipe]:
+    """A data set of few identities makes batches of as many."""
+    recipe = replace(recipe, identities=min(recipe.identities, task.num_classes))
+    return task.for_recipe(recipe), recipe

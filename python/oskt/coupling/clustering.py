@@ -16,7 +16,7 @@ from oskt.widths.merge_tree import MergeTree
 
 ROWS = ("folded", "published", "published-cosine")
 METHODS = ("kmeans", "ward", "random")
-NESTINGS = ("importance", "ward", "random")
+NESTINGS = ("saliency", "magnitude", "ward", "random")
 
 
 def cluster_channels(
@@ -80,22 +80,24 @@ def nest_channels(
     tensors: Mapping[str, Tensor],
     narrowest: Mapping[str, int],
     *,
-    method: str = "importance",
+    method: str = "magnitude",
     rows: str = "folded",
     seed: int = 0,
+    saliency: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, MergeTree], dict[str, list[float]]]:
     """The nesting of every free group's channels.
 
     Args:
         coupling, tensors: as for cluster_channels.
         narrowest: group -> the narrowest width that will be trained, in whole blocks.
-        method: "importance": students have the most important channels, clusters do not merge.
+        method: "magnitude": students have the most important channels, clusters do not merge.
             A channel's importance is the mean, over the weights that write or read it and the
             norms over it, of its squared norm there, each over the mean of all channels (DepGraph's
-            group magnitude, Fang et al. 2023, without its sparsity training). "ward": Ward's merge
-            tree of the rows, students merge clusters. "random": an order drawn by `seed`, an
-            ablation of the first.
+            group magnitude, Fang et al. 2023, without its sparsity training). "saliency": the
+            same sums over `saliency` in place of the weights. "ward": Ward's merge tree of the
+            rows, students merge clusters. "random": an order drawn by `seed`, an ablation.
         rows: of "ward": as for cluster_channels.
+        saliency: of "saliency": parameter -> what each number is worth (oskt.train.saliency).
 
     Returns:
         group -> MergeTree, and group -> what position 1, 2, ... of each block adds, as a share of
@@ -103,7 +105,7 @@ def nest_channels(
         the sum of squares that a split takes off.
 
     Raises:
-        ValueError: unknown method or rows.
+        ValueError: unknown method or rows, "saliency" without it, or NaN in it.
     """
     if method not in NESTINGS:
         raise ValueError(
@@ -111,6 +113,8 @@ def nest_channels(
         )
     if method == "ward":
         return _ward_trees(coupling, tensors, narrowest, rows)
+    if method == "saliency":
+        tensors = {**tensors, **_checked(saliency)}
     rng = np.random.default_rng(seed)
     trees, adds = {}, {}
     for name, group in coupling.free.items():
@@ -127,6 +131,21 @@ def nest_channels(
         )  # fmt: skip
         adds[name] = _shares(np.take_along_axis(score, order, axis=1)[:, 1:])
     return trees, adds
+
+
+def _checked(saliency: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+    if saliency is None:
+        raise ValueError(
+            "nest_channels: saliency must be given for method 'saliency', got None. "
+            "Measure it on training images with oskt.train.saliency, or take 'magnitude'."
+        )
+    for name, worth in saliency.items():
+        if not bool(torch.isfinite(worth).all()):
+            raise ValueError(
+                f"nest_channels: saliency must be finite, got NaN or Inf in {name}. "
+                "Use a teacher and images whose loss is a number."
+            )
+    return saliency
 
 
 def _importance(

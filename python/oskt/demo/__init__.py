@@ -30,7 +30,14 @@ from oskt.files.checkpoint import file_hash, load_state, provenance
 from oskt.pipeline import ReIDData, example_images
 from oskt.rankings import ranking_lists, spread_queries
 from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
-from oskt.train import Recipe, RefineRecipe, finetune_student, refine_chain, train_teacher
+from oskt.train import (
+    Recipe,
+    RefineRecipe,
+    finetune_student,
+    refine_chain,
+    saliency,
+    train_teacher,
+)
 
 
 def run_demo(
@@ -160,8 +167,11 @@ class _Demo:
             parent = self.out / "teacher" / "teacher.safetensors"
             teacher, _ = students.load_model(parent)
             start = time.perf_counter()
+            data, device = self.data.training(recipe), self.data.world.device
+            nested = recipe.chain == "nested"
             chain = WeightChain.from_teacher(
                 teacher, example_images(recipe), recipe.chain, self.scale.chain_width,
+                saliency=saliency(teacher, data, recipe, device=device) if nested else None,
                 parent=file_hash(parent),
             )  # fmt: skip
             self.present.say(
@@ -169,7 +179,7 @@ class _Demo:
                 f"{time.perf_counter() - start:.1f} s"
             )
             refine_chain(
-                teacher, chain, self.data.training(recipe), recipe, path.parent, parent=parent,
+                teacher, chain, data, recipe, path.parent, parent=parent,
                 calibration=self.data.unlabelled, **self.fit_options(recipe),
             )  # fmt: skip
         chain = WeightChain.load(path)

@@ -5,6 +5,7 @@ from oskt.train.loop import fit, goes_on
 from oskt.train.process import World
 from oskt.train.recipe import RECIPES, Recipe, RefineRecipe, learning_rate
 from oskt.train.refine import refine_chain
+from oskt.train.saliency import saliency
 from oskt.train.teacher import train_teacher
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "goes_on",
     "learning_rate",
     "refine_chain",
+    "saliency",
     "train_teacher",
 ]

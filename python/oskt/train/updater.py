@@ -45,7 +45,7 @@ class Updater:
         options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         options["fused"] = device.type in ("cpu", "cuda")
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(groups, **options)
+            torch.optim.Adam(groups, betas=(0.9, recipe.beta2), **options)
             if recipe.optimizer == "adam"
             else torch.optim.SGD(groups, momentum=recipe.momentum, **options)
         ]
