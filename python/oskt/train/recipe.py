@@ -300,8 +300,8 @@ _NESTED: dict[str, Any] = {
     "teacher_loss": 3.0,
     "random_widths": 1,
 }
-# Small drawn pedestrians and few steps: a high rate is what matters (DESIGN, section 3), and an Adam
-# whose memory is shorter than the run: 0.999 remembers 1000 steps, a teacher takes 666
+# Small drawn pedestrians and few steps: a high rate is what matters (DESIGN, section 3), and an
+# Adam whose memory is shorter than the run: beta2 0.999 remembers 1000 steps, a teacher takes 666
 # (docs/lab/nested.md, section 13: 93 mAP, not 86).
 _DEMO: dict[str, Any] = {
     "height": 64,
