@@ -191,7 +191,7 @@ def other_tables() -> str:
         seeds = len({row.seed for row in rows})
         lines += [
             f"**{TABLES[table].title}** ([docs/compare/{table}.md](docs/compare/{table}.md), "
-            f"{len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}):",
+            f"{len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}{_older(rows)}):",
             "",
             *(
                 _beside_rivals(rows, *beside[table])
@@ -200,6 +200,18 @@ def other_tables() -> str:
             "",
         ]  # fmt: skip
     return "\n".join(lines[:-1])
+
+
+def _older(rows: list[Any]) -> str:
+    """A note where a table was made with the optimiser of before docs/lab/nested.md, section 13."""
+    known = ["beta2" in json.dumps(row.settings) for row in rows]
+    if all(known):
+        return ""
+    return (
+        ", in part of weaker teachers: see limits"
+        if any(known)
+        else ", of weaker teachers: see limits"
+    )
 
 
 def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> list[str]:

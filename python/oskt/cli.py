@@ -283,12 +283,12 @@ def refine(
     _fit_classifier(model, folder.num_classes)
     training = folder.training(recipe)
     if known is None:
-        worth = None
-        if recipe.chain == "nested" and method in (None, "saliency"):
-            worth = saliency(model, training, recipe, device=folder.world.device)
         ladder = ChainLadder.from_teacher(
             model, example_images(recipe), shares, kind=recipe.chain, rows=rows or "folded",
-            method=method, seed=recipe.seed, saliency=worth, parent=file_hash(parent),
+            method=method, seed=recipe.seed, parent=file_hash(parent),
+            saliency=lambda: saliency(
+                model, training, recipe, device=folder.world.device, progress="ranking channels"
+            ),
         )  # fmt: skip
         _print_frozen(ladder)
     else:

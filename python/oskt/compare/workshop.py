@@ -149,13 +149,11 @@ class Workshop:
         parent = self.teacher(part.teacher)
         teacher, _ = students.load_model(parent)
         recipe = part.recipe or part.teacher.recipe
-        worth = None
-        if part.kind == "nested" and part.method in (None, "saliency"):
-            task, suited = _suited(self.task(part.data, recipe), recipe)
-            worth = saliency(teacher, task.training(suited), suited, device=self.device)
+        task, suited = _suited(self.task(part.data, recipe), recipe)
         chain = WeightChain.from_teacher(
             teacher, example_images(recipe), part.kind, part.width, rows=part.rows,
-            method=part.method, seed=recipe.seed, saliency=worth, parent=file_hash(parent),
+            method=part.method, seed=recipe.seed, parent=file_hash(parent),
+            saliency=lambda: saliency(teacher, task.training(suited), suited, device=self.device),
         )  # fmt: skip
         return parent, teacher, chain
 

@@ -168,10 +168,11 @@ class _Demo:
             teacher, _ = students.load_model(parent)
             start = time.perf_counter()
             data, device = self.data.training(recipe), self.data.world.device
-            nested = recipe.chain == "nested"
             chain = WeightChain.from_teacher(
                 teacher, example_images(recipe), recipe.chain, self.scale.chain_width,
-                saliency=saliency(teacher, data, recipe, device=device) if nested else None,
+                saliency=lambda: saliency(
+                    teacher, data, recipe, device=device, progress="ranking channels"
+                ),
                 parent=file_hash(parent),
             )  # fmt: skip
             self.present.say(
