@@ -261,7 +261,8 @@ def refine(
         Literal["kmeans", "ward", "random", "saliency", "magnitude"] | None,
         typer.Option(
             help="how: kmeans (default), ward or random; a nested chain orders channels by "
-            "saliency (default: what the loss would lose with them), magnitude, ward or random"
+            "saliency (what the loss would lose with them; default of CNNs' recipes), magnitude "
+            "(default of transformers'), ward or random"
         ),
     ] = None,
     classifier: Annotated[
@@ -285,7 +286,7 @@ def refine(
     if known is None:
         ladder = ChainLadder.from_teacher(
             model, example_images(recipe), shares, kind=recipe.chain, rows=rows or "folded",
-            method=method, seed=recipe.seed, parent=file_hash(parent),
+            method=method or recipe.nesting, seed=recipe.seed, parent=file_hash(parent),
             saliency=lambda: saliency(
                 model, training, recipe, device=folder.world.device, progress="ranking channels"
             ),

@@ -150,9 +150,10 @@ class Workshop:
         teacher, _ = students.load_model(parent)
         recipe = part.recipe or part.teacher.recipe
         task, suited = _suited(self.task(part.data, recipe), recipe)
+        method = part.method or (part.recipe.nesting if part.recipe else None)
         chain = WeightChain.from_teacher(
             teacher, example_images(recipe), part.kind, part.width, rows=part.rows,
-            method=part.method, seed=recipe.seed, parent=file_hash(parent),
+            method=method, seed=recipe.seed, parent=file_hash(parent),
             saliency=lambda: saliency(teacher, task.training(suited), suited, device=self.device),
         )  # fmt: skip
         return parent, teacher, chain

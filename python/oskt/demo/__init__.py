@@ -173,7 +173,7 @@ class _Demo:
                 saliency=lambda: saliency(
                     teacher, data, recipe, device=device, progress="ranking channels"
                 ),
-                parent=file_hash(parent),
+                method=recipe.nesting, parent=file_hash(parent),
             )  # fmt: skip
             self.present.say(
                 f"{len(chain.groups)} channel groups traced, checked and grouped in "
