@@ -85,8 +85,9 @@ def _at_equal_cost(rows: Sequence[Row]) -> list[str]:
                     margin = (round(mine[size] - score, 1), TITLES[rival.method])
                     margins[size] = min(margins.get(size, margin), margin)
         sentences.append(
-            f"Families of equal {'steps' if unit == 'steps' else 'time'}, teacher and refinement "
-            f"included ({'; '.join(f'{a} beside {_listed(b)}' for a, b in pairs.items())}): nested "
+            f"Families of equal {'steps' if unit == 'steps' else 'time'} (ours a tenth dearer at "
+            "most, or the cheapest of ours), teacher and refinement included "
+            f"({'; '.join(f'{a} beside {_listed(b)}' for a, b in pairs.items())}): nested "
             "students, before any training of their own, against every rival after its "
             f"{budget} training: {_held(margins)}."
         )
