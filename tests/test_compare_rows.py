@@ -85,8 +85,8 @@ def test_verdicts_say_what_holds_and_what_does_not():
     said = verdicts("sizes", ROWS)
     text = "\n".join(said)
     assert (
-        "Families of equal steps, teacher and refinement included (Nested, ours beside From "
-        "scratch and KD): nested students, before any training of their own, against every rival "
+        "Families of equal steps (ours a tenth dearer at most, or the cheapest of ours), teacher "
+        "and refinement included (Nested, ours beside From scratch and KD): nested students, before any training of their own, against every rival "
         "after its short training: at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text
     )
     assert (
@@ -105,7 +105,7 @@ def test_verdicts_say_what_holds_and_what_does_not():
     ]
     beside = "(Nested, ours beside KD; Nested, refined 3x beside OSKT, published)"
     text = "\n".join(verdicts("sizes", ROWS + long))
-    assert f"Families of equal time, teacher and refinement included {beside}: " in text
+    assert f"the cheapest of ours), teacher and refinement included {beside}: " in text
     assert "long training: at or above at 0 of 1 sizes: S3 −0.5 (KD)." in text  # 71.0 and 71.5
     ablated = [
         row(method, "S1", "long", 0, start, end, variant=variant)
