@@ -86,8 +86,9 @@ def test_verdicts_say_what_holds_and_what_does_not():
     text = "\n".join(said)
     assert (
         "Families of equal steps (ours a tenth dearer at most, or the cheapest of ours), teacher "
-        "and refinement included (Nested, ours beside From scratch and KD): nested students, before any training of their own, against every rival "
-        "after its short training: at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text
+        "and refinement included (Nested, ours beside From scratch and KD): nested students, "
+        "before any training of their own, against every rival after its short training: at or "
+        "above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text
     )
     assert (
         "Nested, ours: students after their short training against the best rival after as "
