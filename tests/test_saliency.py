@@ -99,6 +99,9 @@ def test_errors_name_what_to_do(teacher):
         ValueError, match=r"^nest_channels: saliency must be finite, got NaN or Inf"
     ):
         nested_chain(teacher, saliency=lambda: worth)
+    other = {"conv1.weight": torch.ones(1, 2)}
+    with pytest.raises(ValueError, match=r"^nest_channels: saliency must be of the teacher's par"):
+        nested_chain(teacher, saliency=lambda: other)
     no_classes: nn.Module = ResNet(18, in_planes=8, layers=(1, 1, 1, 1))
     with pytest.raises(TypeError, match=r"^train: model must return"):
         saliency(no_classes, TinyData(), RECIPE, device="cpu")

@@ -101,14 +101,14 @@ class NestedModel(nn.Module):
         return torch.from_numpy(np.concatenate([[self._turn], *arrays]))
 
     def set_extra_state(self, state: Tensor) -> None:
-        words, trees, start = state.cpu().numpy(), dict(self._trees), 1
+        words, partitions, start = state.cpu().numpy(), dict(self._chain.partitions), 1
         for name, tree in self._trees.items():
             order, parent = words[start : start + 2 * tree.rows].reshape(2, -1)
-            trees[name] = replace(tree, order=order, parent=parent)
+            partitions[name] = replace(tree, order=order, parent=parent)
             start += 2 * tree.rows
         self._turn = int(words[0])
         self._chain = copy.copy(self._chain)
-        self._chain.partitions = dict(trees)
+        self._chain.partitions = partitions
         self.plan = self.plan_of(self._chain.widths).to(next(self.teacher.parameters()).device)
 
     @property

@@ -105,7 +105,7 @@ def nest_channels(
         the sum of squares that a split takes off.
 
     Raises:
-        ValueError: unknown method or rows, "saliency" without it, or NaN in it.
+        ValueError: unknown method or rows, "saliency" without it, of another network or with NaN.
     """
     if method not in NESTINGS:
         raise ValueError(
@@ -114,7 +114,7 @@ def nest_channels(
     if method == "ward":
         return _ward_trees(coupling, tensors, narrowest, rows)
     if method == "saliency":
-        tensors = {**tensors, **_checked(saliency)}
+        tensors = {**tensors, **_checked(saliency, tensors)}
     rng = np.random.default_rng(seed)
     trees, adds = {}, {}
     for name, group in coupling.free.items():
@@ -133,13 +133,21 @@ def nest_channels(
     return trees, adds
 
 
-def _checked(saliency: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+def _checked(
+    saliency: Mapping[str, Tensor] | None, tensors: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
     if saliency is None:
         raise ValueError(
             "nest_channels: saliency must be given for method 'saliency', got None. "
             "Measure it on training images with oskt.train.saliency, or take 'magnitude'."
         )
     for name, worth in saliency.items():
+        expected = tuple(tensors[name].shape) if name in tensors else None
+        if expected != tuple(worth.shape):
+            raise ValueError(
+                f"nest_channels: saliency must be of the teacher's parameters, got {name} of shape "
+                f"{tuple(worth.shape)}, there {expected}. Measure it on this teacher."
+            )
         if not bool(torch.isfinite(worth).all()):
             raise ValueError(
                 f"nest_channels: saliency must be finite, got NaN or Inf in {name}. "

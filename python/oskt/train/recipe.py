@@ -197,7 +197,7 @@ class RefineRecipe(Recipe):
         1.0, "weight of the full width's own ReID loss, >= 0; 0 = left out, an ablation"
     )
     order: Literal["saliency", "magnitude"] = flag(
-        "saliency", "channels of a nested chain, where `refine --method` does not say: see there"
+        "saliency", "of a nested chain's channels, unless refine --method says another"
     )
     random_widths: int = flag(
         0, "students of random widths in every step beside 1/8, 1/4, 1/2 in turn, nested only, >= 0"
