@@ -30,7 +30,7 @@ def cells(table, **asked):
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_table_lists_cells_of_its_own(table, scale):
     found = cells(table, scale=SCALES[scale])
-    labels = [(c.scenario, c.variant, c.method, c.size, c.budget, c.seed) for c in found]
+    labels = [(c.scenario, c.variant, c.method, c.size, c.budget, c.seed, c.rate) for c in found]
     assert len(set(labels)) == len(labels) > 20
     assert len({_key(cell) for cell in found}) == len(found)
     assert {cell.table for cell in found} == {table}
@@ -41,8 +41,16 @@ def test_every_table_lists_cells_of_its_own(table, scale):
 
 def test_table_one_is_what_its_title_says():
     found = [c for c in cells("sizes") if c.size != "full"]
-    assert len(found) == 10 * 6 * 2 * 3  # methods, sizes, budgets, seeds
+    assert len(found) == 10 * 6 * 2 * 3 * 2  # methods, sizes, budgets, seeds, rates
+    assert {c.rate for c in found} == set(LAPTOP.rates) == {c.part.recipe.lr for c in found}
+    first, second = LAPTOP.rates
+    other = {(c.method, c.size, c.budget, c.seed): c.part for c in found if c.rate == second}
+    found = [c for c in found if c.rate == first]
     by_label = {(c.method, c.size, c.budget, c.seed): c.part for c in found}
+    assert other == {
+        label: replace(part, recipe=replace(part.recipe, lr=second))
+        for label, part in by_label.items()
+    }
     assert LAPTOP.epochs("short") == round(LAPTOP.nested.epochs / 6)
     for (method, size, budget, seed), student in by_label.items():
         assert student.start.size == SIZES[size]

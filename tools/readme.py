@@ -121,7 +121,7 @@ def sizes_table() -> str:
         f"Cells of two numbers: after {epochs['short']} steps of a size's own training (six sizes "
         f"take as many steps as one nested refinement) → after {epochs['long']} steps (six sizes "
         f"take about its time: {duration_text(min(times))} to {duration_text(max(times))} against "
-        f"{duration_text(refinement[1])}). Mean of {seeds} seeds; standard deviation "
+        f"{duration_text(refinement[1])}){_rates(rows)}. Mean of {seeds} seeds; standard deviation "
         f"{statistics.median(spreads):.1f} in the median, {max(spreads):.1f} at most.",
         "",
         *(f"- {said}" for said in verdicts("sizes", rows) if _weighs(said)),
@@ -133,6 +133,12 @@ def sizes_table() -> str:
         f"{rows[0].threads} thread, commit {', '.join(sorted({row.commit[:10] for row in rows}))}.",
     ]
     return "\n".join(lines)
+
+
+def _rates(rows: list[Any]) -> str:
+    """That every method had the choice of its rate, where it had."""
+    rates = sorted({f"{row.rate:g}" for row in rows if row.rate}, reverse=True)
+    return f", at rate {' or '.join(rates)}, the better for each cell" if rates else ""
 
 
 def _weighs(said: str) -> bool:

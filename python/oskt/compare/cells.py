@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from oskt.compare import ablations
 from oskt.compare.methods import METHODS, Setting
@@ -27,6 +28,7 @@ class Cell:
         budget: how long the student trains (see Scale.epochs); "" where nothing does.
         seed: of the data's draw in few-shot tables, and of all training.
         part: what is made and scored.
+        rate: the student's learning rate where the table tries several; else 0.
         curve: score the training a few times on its way.
     """
 
@@ -38,6 +40,7 @@ class Cell:
     budget: str
     seed: int
     part: Student | Teacher | AnyChain
+    rate: float = 0.0
     curve: bool = False
 
 
@@ -128,6 +131,7 @@ def family(
     *,
     variant: str = "",
     epochs: int | None = None,
+    rates: Sequence[float] = (),
     change: Callable[[Student], Student] = ablations.unchanged,
     curves: Sequence[str] = (),
     teacher: str | None = None,
@@ -137,6 +141,7 @@ def family(
 
     Args:
         epochs: of a student, in place of what the budget says.
+        rates: learning rates of a student, each a cell; empty for the recipe's own.
         change: an ablation.
         curves: sizes whose long trainings are scored on their way.
         teacher: score the teacher, too, as this variant.
@@ -147,20 +152,22 @@ def family(
         whole = Teacher(source, scale.network, replace(scale.teacher, seed=seed))
         yield Cell(table, scenario, teacher, "teacher", FULL_WIDTH, "", seed, whole)
     for method in methods:
-        for number, size in enumerate(sizes):
-            for budget in budgets:
+        due = refined
+        for size in sizes:
+            for budget, rate in product(budgets, rates or (0.0,)):
                 recipe = _recipe(scale, budget, epochs, seed)
+                recipe = replace(recipe, lr=rate or recipe.lr)
                 student = METHODS[method](
                     Setting(scale, scale.network, source, target, size, seed, recipe)
                 )
                 student = change(student)
                 chain = student.start.source
-                first = number == 0 and budget == budgets[0]
-                if refined and first and isinstance(chain, AnyChain) and chain.recipe is not None:
+                if due and isinstance(chain, AnyChain) and chain.recipe is not None:
+                    due = False
                     yield Cell(table, scenario, variant, method, FULL_WIDTH, "", seed, chain)
                 curve = size.label in curves and budget == "long"
                 labels = (table, scenario, variant, method, size.label, budget, seed)
-                yield Cell(*labels, student, curve)
+                yield Cell(*labels, student, rate, curve)
 
 
 def _recipe(scale: Scale, budget: str, epochs: int | None, seed: int) -> Recipe:

@@ -62,7 +62,8 @@ class Estimate:
             total += seconds
             state = f"about {duration_text(seconds)}" if id(cell) in left else "found"
             labels = (cell.scenario, cell.variant, cell.method, cell.size, cell.budget)
-            text = "  ".join([*filter(None, labels), f"seed {cell.seed}"])
+            last = [f"seed {cell.seed}", *([f"rate {cell.rate:g}"] if cell.rate else [])]
+            text = "  ".join([*filter(None, labels), *last])
             console.print(f"{text:<60}  {state}", highlight=False, soft_wrap=True)
         console.print(
             f"{len(cells)} cells, {len(left)} to find: about {duration_text(total)} on this machine"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from oskt.compare.cells import FULL_WIDTH
 from oskt.compare.methods import METHODS, OURS, TITLES
 from oskt.compare.rows import Row
-from oskt.compare.summary import AT_ONCE, Grid, Line
+from oskt.compare.summary import AT_ONCE, Grid, Line, best_rates
 from oskt.compare.summary import grids as grids_of
 from oskt.report.methods import Series, against_size, before_after, convergence
 from oskt.report.page import figure, section
@@ -43,9 +43,10 @@ def pictures(rows: Sequence[Row], grids: Sequence[Grid]) -> list[str]:
             if after:
                 caption = f"At once, and after the {last.budget} training ({scenario})."
                 parts.append(figure(partial(before_after, before, after, sizes, scores), caption))
-    curves = [_curve(row) for row in rows if row.curve]
+    drawn = [row for row in best_rates(rows) if row.curve]
+    curves = [_curve(row) for row in drawn]
     if curves:
-        sizes = list(dict.fromkeys(row.size for row in rows if row.curve))
+        sizes = list(dict.fromkeys(row.size for row in drawn))
         caption = f"The long training of {', '.join(sizes)} on its way, first seed."
         parts.append(figure(partial(convergence, curves, scores), caption))
     return [section("Pictures", "Up and to the left is better.", "".join(parts))] if parts else []

@@ -114,6 +114,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
     scores = "accuracy" if any(r.trained and "accuracy" in r.trained for r in rows) else "mAP"
     second = "" if scores == "accuracy" else " / rank-1"
     seeds = sorted({row.seed for row in rows})
+    rates = sorted({row.rate for row in rows if row.rate})
     at_once = "norm statistics measured on 512 training images without labels"
     if any(row.method == "oskt-published" for row in rows):
         at_once += "; the published start has none, as in its code, and a fresh head"
@@ -121,12 +122,21 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
         "Numbers": f"{scores}{second} in %, mean ± standard deviation over seeds "
         f"{', '.join(map(str, seeds))}",
         "At once": at_once,
+        **({"Rates": _rates_text(rates)} if rates else {}),
         "Teacher": all_of(_teacher(row) for row in rows),
         "Data": all_of(title for row in rows for title in row.data),
         "Machine": all_of(f"{row.machine}, {row.threads} threads" for row in rows),
         "Commit": all_of(row.commit for row in rows),
         "Dates": f"{min(r.date for r in rows)[:10]} to {max(r.date for r in rows)[:10]}",
     }
+
+
+def _rates_text(rates: Sequence[float]) -> str:
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    return (
+        f"students are trained at {listed}; each method, size and length shows the one with the "
+        "better mean over seeds"
+    )
 
 
 def _teacher(row: Row) -> str:

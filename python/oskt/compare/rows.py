@@ -17,6 +17,7 @@ class Row:
 
     Args:
         table, scenario, variant, method, size, budget, seed: labels of the cell (see cells.Cell).
+        rate: the student's, where the table tried several (see summary.best_rates); else 0.
         key: digest of the cell and of all its settings; an equal one need not be found again.
         parameters, macs: of the backbone, at the image size of the scale.
         at_once: {"mAP": ..., "rank1": ...} or {"accuracy": ...}, shares, before any training of
@@ -43,6 +44,7 @@ class Row:
     macs: int
     at_once: dict[str, float] | None
     trained: dict[str, float] | None
+    rate: float = 0.0
     steps: int = 0
     seconds: float = 0.0
     shared: list[dict[str, Any]] = field(default_factory=list)
@@ -55,10 +57,10 @@ class Row:
     date: str = ""
 
     @property
-    def labels(self) -> tuple[str | int, ...]:
+    def labels(self) -> tuple[str | float, ...]:
         """What tells the row from others of its table."""
         return (
-            self.scenario, self.variant, self.method, self.size, self.budget, self.seed
+            self.scenario, self.variant, self.method, self.size, self.budget, self.seed, self.rate
         )  # fmt: skip
 
 
@@ -72,7 +74,7 @@ def read_rows(path: str | Path) -> list[Row]:
     if not path.is_file():
         return []
     known = {spec.name for spec in fields(Row)}
-    rows: dict[tuple[str | int, ...], Row] = {}
+    rows: dict[tuple[str | float, ...], Row] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)

@@ -198,6 +198,7 @@ def _machine(device: str | None) -> str:
 
 def _line(row: Row, number: int, total: int, seconds: float) -> str:
     labels = [row.scenario, row.variant, row.method, row.size, row.budget, f"seed {row.seed}"]
+    labels += [f"rate {row.rate:g}"] if row.rate else []
     scores = [
         f"{100 * next(iter(found.values())):5.1f}"
         for found in (row.at_once, row.trained) if found is not None

@@ -68,6 +68,8 @@ class Scale:
         data: options of `make_pedestrians`; the world is the table's.
         network: the teacher, see `built`.
         teacher, refine, nested, student: recipes; `refine` of published chains, `nested` of ours.
+        rates: learning rates that the students of tables 1 and 9 are trained at, each of them;
+            empty for the recipe's own alone.
         equal_time: epochs of a student over epochs of a nested refinement such that a student of
             every size, one after the other, takes the time of the refinement.
         seeds: how many, from 0 on; few-shot tables take five.
@@ -81,6 +83,7 @@ class Scale:
     nested: RefineRecipe
     student: Recipe
     networks: Mapping[str, Mapping[str, Any]]
+    rates: tuple[float, ...] = ()
     equal_time: float = 0.6
     seeds: int = 3
 
@@ -163,6 +166,8 @@ SCALES = {
         refine=_refine("demo-refine"),
         nested=_refine("demo-nested"),
         student=RECIPES["demo-student"],
+        # What suits a network from random numbers unlearns what a wide student starts with.
+        rates=(1e-2, 3e-3),
         # Bottlenecks, two in each stage, are 26 layers: the network of the other tables.
         networks={"ResNet-26": {}, **_depths(16), "ViT": _VIT},
     ),
@@ -176,6 +181,7 @@ SCALES = {
         ),
         nested=_refine("nested", epochs=60, steps=(30, 50), lr=1e-3),
         student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
+        rates=(1e-3, 3.5e-4),
         networks={**_depths(64), "ViT-S": _VIT_S},
     ),
 }  # fmt: skip

@@ -87,14 +87,35 @@ class Grid:
         return round(max(found, default=0.0), 1)
 
 
+def best_rates(rows: Iterable[Row]) -> list[Row]:
+    """Of rows that differ in the student's rate alone, those of the rate with the best mean over
+    seeds: every method, size and budget has its own, chosen by the scores that are reported."""
+    rows = list(rows)
+    scores: dict[tuple[str, ...], dict[float, list[float]]] = {}
+    for row in rows:
+        if row.trained is not None:
+            found = scores.setdefault(_place(row), {}).setdefault(row.rate, [])
+            found.append(next(iter(row.trained.values())))
+    best = {
+        place: max(by_rate, key=lambda rate: (len(by_rate[rate]), statistics.fmean(by_rate[rate])))
+        for place, by_rate in scores.items()
+    }  # fmt: skip
+    return [row for row in rows if best.get(_place(row), row.rate) == row.rate]
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    """What a row is about, whatever its seed and rate."""
+    return (row.scenario, row.variant, row.method, row.size, row.budget)
+
+
 def grids(rows: Sequence[Row], columns: str) -> list[Grid]:
-    """The grids of a table.
+    """The grids of a table, every student at its best rate.
 
     Args:
         rows: of one table.
         columns: "size" or "variant", what stands at the top; the other one heads a line.
     """
-    found = []
+    found, rows = [], best_rates(rows)
     for scenario in _unique(row.scenario for row in rows):
         mine = [row for row in rows if row.scenario == scenario]
         budgets = [b for b in _unique(row.budget for row in mine) if b]
@@ -177,12 +198,13 @@ class Cost:
 
 
 def costs(rows: Iterable[Row]) -> list[Cost]:
-    """The cost of every family: the sizes of one method and budget, and what they share.
+    """The cost of every family: the sizes of one method and budget, and what they share. Trainings
+    at rates that were not taken cost nothing, as other trials of a recipe do.
 
     Of our methods there is a line AT_ONCE, too: the family before any fine-tuning.
     """
     families: dict[tuple[str, str, str, str], dict[int, list[Row]]] = {}
-    for row in rows:
+    for row in best_rates(rows):
         if row.size == FULL_WIDTH:
             continue
         labels = (row.scenario, row.variant, row.method)

@@ -17,7 +17,8 @@ TRANSFERRED = (*PAPER, "nested-3x", "nested-there")
 
 
 def sizes(request: Request) -> Iterator[Cell]:
-    """Table 1: every method at every size, trained for a short and for a long time."""
+    """Table 1: every method at every size, trained for a short and for a long time, and at each
+    of the scale's rates, of which every method's better one stands."""
     methods, labels = request.chosen("methods", IN_ONE_SCENARIO), request.chosen("sizes", SIZES)
     request.chosen("variants", [])
     data, scale = request.single(), request.scale
@@ -25,7 +26,8 @@ def sizes(request: Request) -> Iterator[Cell]:
         first = seed == request.seed_list(scale.seeds)[0]
         yield from family(
             "sizes", scale, data, data, seed, methods, [SIZES[n] for n in labels],
-            ("short", "long"), curves=labels[:1] if first else (), teacher="", refined=True,
+            ("short", "long"), rates=scale.rates, curves=labels[:1] if first else (), teacher="",
+            refined=True,
         )  # fmt: skip
 
 
@@ -167,7 +169,7 @@ def digits(request: Request) -> Iterator[Cell]:
     for seed in request.seed_list(scale.seeds):
         yield from family(
             "digits", scale, data, data, seed, methods, [SIZES[n] for n in labels],
-            ("short", "long"), teacher="", refined=True,
+            ("short", "long"), rates=scale.rates, teacher="", refined=True,
         )  # fmt: skip
 
 
