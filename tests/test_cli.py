@@ -237,8 +237,31 @@ def test_an_interrupt_says_what_was_saved(monkeypatch, capsys, said, shown):
     assert capsys.readouterr().err.startswith(shown)
 
 
+@pytest.mark.parametrize(
+    ("method", "more", "known"),
+    [
+        ("saliency", (), "kmeans, ward, random for a chain of kind oskt"),
+        (
+            "kmeans", ("--recipe", "nested", "--alpha", "0"),
+            "saliency, magnitude, ward, random for a chain of kind nested",
+        ),
+    ],
+)  # fmt: skip
+def test_a_method_of_the_other_kind_is_refused_before_images_are_read(
+    work, tmp_path, monkeypatch, method, more, known
+):
+    monkeypatch.setattr(
+        "oskt.cli.stages.ReIDData", lambda *_, **__: pytest.fail("data were opened")
+    )
+    message = f"^refine: --method must be one of {known}, got '{method}'. Choose one"
+    with pytest.raises(ValueError, match=message):
+        run(*refine(work, tmp_path / "out", "--method", method, *more))
+
+
 def test_a_folder_with_a_run_is_refused_before_images_are_read(work, monkeypatch):
-    monkeypatch.setattr("oskt.cli.ReIDData", lambda *_, **__: pytest.fail("data were opened"))
+    monkeypatch.setattr(
+        "oskt.cli.stages.ReIDData", lambda *_, **__: pytest.fail("data were opened")
+    )
     command = [
         "teacher", "--data", work / "data", "--out", work / "teacher", "--in-planes", 4, *SMALL,
     ]  # fmt: skip

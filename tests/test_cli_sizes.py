@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from oskt import chain_tables, size_flags
+from oskt import chain_tables
 from oskt.chain import WeightChain
-from oskt.cli import app
+from oskt.cli import app, sizes
+from oskt.cli.flags import SizeOptions
 from oskt.data import make_pedestrians
 from oskt.files.checkpoint import load_state
-from oskt.flags import SizeOptions
 from oskt.ladder import ChainLadder
 from oskt.models.resnet import ResNet
 from oskt.widths import latency
@@ -150,7 +150,7 @@ def test_onnx_runs_are_timed_as_deployed(saved, monkeypatch):
     monkeypatch.setattr(latency, "RUNS", 3)
     monkeypatch.setattr(latency, "SECONDS", 0.0)
     size = SizeOptions(latency_ms=1e6, runtime="onnxruntime")
-    answer = size_flags.ask(ChainLadder([chain]), size)
+    answer = sizes.ask(ChainLadder([chain]), size)
     assert answer.latency.runtime.startswith("onnxruntime ")
     assert answer.latency.runs == 3
     assert answer.widths == chain.groups

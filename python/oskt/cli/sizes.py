@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from oskt.chain import WeightChain
-from oskt.flags import SizeOptions
+from oskt.cli.flags import SizeOptions
 from oskt.ladder import ChainLadder
 from oskt.pipeline import ReIDData
 from oskt.train import Recipe, World

@@ -1,0 +1,267 @@
+"""The stages that train: teacher, refine, finetune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from oskt import models, students
+from oskt.chain import WeightChain
+from oskt.cli.flags import RunOptions, numbers, training_flags
+from oskt.cli.words import Data, Out, console
+from oskt.coupling.clustering import METHODS, NESTINGS
+from oskt.files.checkpoint import file_hash
+from oskt.ladder import ChainLadder
+from oskt.models.pretrained import load_pretrained
+from oskt.pipeline import ReIDData, example_images
+from oskt.train import (
+    Recipe,
+    RefineRecipe,
+    finetune_student,
+    goes_on,
+    refine_chain,
+    saliency,
+    train_teacher,
+)
+
+_RESNET, _VIT = "--model resnet", "--model vit"
+
+
+@training_flags("paper-teacher", model={"vit": "paper-vit-teacher"})
+def teacher(
+    recipe: Recipe,
+    run: RunOptions,
+    data: Data,
+    out: Out,
+    model: Annotated[
+        Literal["resnet", "vit"], typer.Option(help="residual network or vision transformer")
+    ] = "resnet",
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="18, 34, 50 (default), 101 or 152; blocks of a transformer (12)"),
+    ] = None,
+    in_planes: Annotated[
+        int, typer.Option(help="width of the stem; 64 is standard", rich_help_panel=_RESNET)
+    ] = 64,
+    multipliers: Annotated[
+        str, typer.Option(help="planes of stages 2-4 over in_planes", rich_help_panel=_RESNET)
+    ] = "2,4,8",
+    layers: Annotated[
+        str | None, typer.Option(help="blocks per stage, e.g. 2,2,2,2", rich_help_panel=_RESNET)
+    ] = None,
+    pooling: Annotated[
+        Literal["avg", "gem"], typer.Option(help="over space", rich_help_panel=_RESNET)
+    ] = "avg",
+    dim: Annotated[
+        int, typer.Option(help="channels; 384 is ViT-S, 768 ViT-B", rich_help_panel=_VIT)
+    ] = 384,
+    heads: Annotated[
+        int, typer.Option(help="attention heads; 6 of ViT-S, 12 of ViT-B", rich_help_panel=_VIT)
+    ] = 6,
+    patch: Annotated[int, typer.Option(help="side of a patch, px", rich_help_panel=_VIT)] = 16,
+    parts: Annotated[
+        int, typer.Option(help="part tokens; 3 as PASS, 0 as timm", rich_help_panel=_VIT)
+    ] = 3,
+    drop_path: Annotated[
+        float,
+        typer.Option(help="share of branches left out in the last block", rich_help_panel=_VIT),
+    ] = 0.1,
+    pretrained: Annotated[Path | None, typer.Option(help="checkpoint to start from")] = None,
+    min_coverage: Annotated[float, typer.Option(help="share of it that must match")] = 0.9,
+    pixels: Annotated[
+        Literal["imagenet", "half"],
+        typer.Option(
+            help="how its network normalised images: ImageNet's mean and std (PASS, DeiT, residual "
+            "networks), or 0.5 and 0.5 (timm's ViTs, TransReID, OSKT_ViT)"
+        ),
+    ] = "imagenet",
+) -> None:
+    """Train a network on a data folder; writes OUT/teacher.safetensors."""
+    folder = _open(data, recipe, run, out)
+    torch.manual_seed(recipe.seed)
+    network: torch.nn.Module
+    if model == "vit":
+        network = models.VisionTransformer(
+            dim, depth or 12, heads, patch=patch, image=folder.size, parts=parts,
+            num_classes=folder.num_classes, drop_path=drop_path,
+        )  # fmt: skip
+    else:
+        network = models.ResNet(
+            depth or 50, in_planes, numbers("--multipliers", multipliers, int, "2,4,8"),
+            folder.num_classes, pooling=pooling,
+            layers=numbers("--layers", layers, int, "2,2,2,2") if layers else None,
+        )  # fmt: skip
+    if pretrained is not None:
+        report = load_pretrained(network, pretrained, min_coverage=min_coverage, pixels=pixels)
+        console.print(report.table())
+    path = train_teacher(network, folder.training(recipe), recipe, out, **_fit_options(folder, run))
+    console.print(f"teacher: {path}")
+
+
+@training_flags("paper-refine", chain={"nested": "nested"})
+def refine(
+    recipe: RefineRecipe,
+    run: RunOptions,
+    data: Data,
+    out: Out,
+    teacher: Annotated[Path | None, typer.Option(help="model file of `oskt teacher`")] = None,
+    from_chain: Annotated[
+        Path | None,
+        typer.Option(
+            help="in place of --teacher: a nested chain file to go on from, on these data, in its "
+            "own order of channels"
+        ),
+    ] = None,
+    chain_width: Annotated[
+        str | None,
+        typer.Option(
+            help="narrowest width that is trained, as a share of the teacher's (default 0.125); "
+            "several, such as 0.125,0.25,0.5, make a ladder of published chains, trained in one run"
+        ),
+    ] = None,
+    rows: Annotated[
+        Literal["folded", "published", "published-cosine"] | None,
+        typer.Option(
+            help="rows that clusters compare: with the norm folded in (default), or as published, "
+            "raw (CNNs) or of length 1 in each matrix (transformers)"
+        ),
+    ] = None,
+    method: Annotated[
+        Literal["kmeans", "ward", "random", "saliency", "magnitude"] | None,
+        typer.Option(
+            help="how: kmeans (default), ward or random; a nested chain orders channels by "
+            "saliency (what the loss would lose with them; default of CNNs' recipes), magnitude "
+            "(default of transformers'), ward or random"
+        ),
+    ] = None,
+    classifier: Annotated[
+        bool, typer.Option(help="keep the classifier in the file, for fine-tuning on this data")
+    ] = True,
+) -> None:
+    """Make a chain of a teacher and train the two together; writes OUT/chain.safetensors.
+
+    With several --chain-width the file is a ladder: a student is read from the widest chain in it
+    that is nowhere wider than the student. A nested chain serves other data than it was made on
+    best when it is refined on there, by --from-chain: one run for all sizes.
+    """
+    making = {"--chain-width": chain_width, "--rows": rows, "--method": method}
+    parent = _one_parent(teacher, from_chain, recipe, making)
+    _check_method(method, recipe.chain)
+    shares = numbers("refine: --chain-width", chain_width or "0.125", float, "0.125,0.25,0.5")
+    known = None if from_chain is None else _nested_chain(from_chain)
+    model = students.load_model(parent)[0] if known is None else known.student(width=1.0)
+    folder = _open(data, recipe, run, out)
+    _fit_classifier(model, folder.num_classes)
+    training = folder.training(recipe)
+    if known is None:
+        ladder = ChainLadder.from_teacher(
+            model, example_images(recipe), shares, kind=recipe.chain, rows=rows or "folded",
+            method=method or recipe.nesting, seed=recipe.seed, parent=file_hash(parent),
+            saliency=lambda: saliency(
+                model, training, recipe, device=folder.world.device, progress="ranking channels"
+            ),
+        )  # fmt: skip
+        _print_frozen(ladder)
+    else:
+        ladder = ChainLadder([known.transferred(model)])
+    path = refine_chain(
+        model, ladder, training, recipe, out, parent=parent, classifier=classifier,
+        calibration=folder.unlabelled, **_fit_options(folder, run),
+    )  # fmt: skip
+    console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@training_flags("paper-student")
+def finetune(
+    recipe: Recipe,
+    run: RunOptions,
+    data: Data,
+    out: Out,
+    student: Annotated[Path, typer.Option(help="model file of `oskt expand`")],
+) -> None:
+    """Train a student on a data folder; writes OUT/student.safetensors."""
+    model, _ = students.load_model(student)
+    folder = _open(data, recipe, run, out)
+    _fit_classifier(model, folder.num_classes)
+    path = finetune_student(
+        model, folder.training(recipe), recipe, out, parent=student, **_fit_options(folder, run)
+    )
+    console.print(f"student: {path}")
+
+
+def _open(data: str, recipe: Recipe, run: RunOptions, out: Path) -> ReIDData:
+    """The data set of a training, once it is clear that the training may begin in `out`."""
+    goes_on(out, run.resume)
+    folder = ReIDData(data, recipe, corrupt=run.corrupt, device=run.device, workers=run.workers)
+    typer.echo(folder.set.describe())
+    return folder
+
+
+def _fit_options(folder: ReIDData, run: RunOptions) -> dict[str, Any]:
+    return {
+        "evaluate": folder.scores,
+        "evaluate_every": run.evaluate_every,
+        "resume": run.resume,
+        "device": folder.world.device,
+    }
+
+
+def _one_parent(
+    teacher: Path | None, chain: Path | None, recipe: RefineRecipe, making: Mapping[str, str | None]
+) -> Path:
+    """The file that a refinement starts from: a teacher, or a nested chain as it was made."""
+    parent = teacher or chain
+    if parent is None or (teacher and chain):
+        raise ValueError(
+            f"refine: --teacher or --from-chain must be given, one of the two, got "
+            f"{'both' if parent else 'neither'}. A teacher makes a new chain; a nested chain goes "
+            "on."
+        )
+    if chain and recipe.chain != "nested":
+        raise ValueError(
+            f"refine: --chain must be nested with --from-chain, got {recipe.chain!r}. Only a "
+            "nested chain holds its teacher; make a published one anew by --teacher."
+        )
+    given = [flag for flag, value in making.items() if value is not None]
+    if chain and given:
+        raise ValueError(
+            f"refine: {given[0]} must be left out with --from-chain, got it. The chain stays in "
+            "the order, and down to the width, that it was made with."
+        )
+    return parent
+
+
+def _check_method(method: str | None, kind: str) -> None:
+    """A method of the other kind of chain is found before images are read."""
+    known = NESTINGS if kind == "nested" else METHODS
+    if method is not None and method not in known:
+        raise ValueError(
+            f"refine: --method must be one of {', '.join(known)} for a chain of kind {kind}, got "
+            f"{method!r}. Choose one, or the other kind by --chain."
+        )
+
+
+def _nested_chain(path: Path) -> WeightChain:
+    chain = WeightChain.load(path)
+    if chain.kind != "nested":
+        raise ValueError(
+            f"refine: --from-chain must be a nested chain, got {path} of kind {chain.kind!r}. "
+            "A published chain does not hold its teacher: make one anew by --teacher."
+        )
+    return chain
+
+
+def _fit_classifier(model: torch.nn.Module, classes: int) -> None:
+    """Other identities than the model was trained on need a classifier of their own."""
+    if students.num_classes(model) != classes:
+        students.replace_classifier(model, classes)
+
+
+def _print_frozen(ladder: ChainLadder) -> None:
+    for group in ladder.coupling.groups.values():
+        if group.frozen:
+            console.print(f"frozen at {group.size}: {group.name} ({group.frozen})")
