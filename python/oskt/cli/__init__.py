@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -43,7 +44,8 @@ data_app.command("make")(data.make)
 data_app.command("check")(data.check)
 
 STAGES = "Stages: each reads the file that the one before it wrote"
-COMMANDS = {  # panel of the help -> its commands
+# Panel of the help -> its commands.
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     STAGES: {
         "teacher": stages.teacher,
         "refine": stages.refine,
