@@ -134,8 +134,9 @@ def test_an_ablation_changes_one_thing():
     for method in ("oskt-published", "nested"):
         full = students[method, "full"].start.source
         assert changed(method, "random clusters") == {"method": "random"}
-        teacher = replace(full.teacher, trained=False)
-        assert changed(method, "random teacher") == {"teacher": teacher}
+        other = students[method, "random teacher"].start.source
+        assert other.teacher == replace(full.teacher, trained=False)
+        assert other.recipe == replace(full.recipe, anchor=0.0)  # none to be held to
         assert changed(method, "no refinement") == {"recipe": None}
     recipe = students["oskt-published", "full"].start.source.recipe
     loss = changed("oskt-published", "no teacher loss")
@@ -144,6 +145,9 @@ def test_an_ablation_changes_one_thing():
     assert changed("oskt-published", "k-means") == {"method": "kmeans"}
     assert changed("oskt-published", "swapped metric") == {"rows": "published-cosine"}
     assert changed("nested", "Ward merge trees") == {"method": "ward"}
+    recipe = students["nested", "full"].start.source.recipe
+    assert recipe.anchor > 0
+    assert changed("nested", "no anchor") == {"recipe": replace(recipe, anchor=0.0)}
     assert ("nested", "no teacher loss") not in students  # nothing would train its weights
 
 

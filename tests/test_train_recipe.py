@@ -120,6 +120,7 @@ def test_recipes_survive_json():
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"alpha": -1.0}, r"alpha must be >= 0 and finite, got -1.0"),
         ({"teacher_loss": -1.0}, r"teacher_loss must be >= 0 and finite, got -1.0"),
+        ({"anchor": -1.0}, r"anchor must be >= 0 and finite, got -1.0"),
         ({"temperature": 0.0}, r"temperature must be > 0 and finite, got 0.0"),
     ],
 )

@@ -104,6 +104,23 @@ def test_the_joint_loss_is_the_sum_of_its_parts():
     assert joint.joint.weights.grad is not None
 
 
+def test_the_full_width_is_held_to_the_teacher_as_it_was():
+    images, ids, _ = next(TinyData().batches(1))
+    joint = TinyJoint(TinyNet(dropout=0.0))
+    held, free = (JointObjective(joint, recipe(alpha=0.0, anchor=a)) for a in (2.0, 0.0))
+    start, parts = held(images, ids, 0.0)
+    assert parts["teacher/anchor"] == 0  # nothing has changed yet
+    torch.testing.assert_close(start, free(images, ids, 0.0)[0])
+    with torch.no_grad():
+        joint.teacher.conv.weight[:3].neg_()  # a scale would be lost in the norm
+    total, parts = held(images, ids, 0.0)
+    assert parts["teacher/anchor"] > 1e-4
+    expected = free(images, ids, 0.0)[0] + 2.0 * parts["teacher/anchor"]
+    torch.testing.assert_close(total, expected)
+    assert not any(p.requires_grad for p in held.before.parameters())
+    assert "before.conv.weight" in held.state_dict()  # a resumed run is held to the same
+
+
 def test_the_loss_of_the_full_width_can_be_left_out():
     images, ids, _ = next(TinyData().batches(1))
     joint = TinyJoint(TinyNet(dropout=0.0))
@@ -120,7 +137,7 @@ def test_terms_without_weight_are_not_computed():
     joint.refining_loss = lambda scale: pytest.fail("computed")
     images, ids, _ = next(TinyData().batches(1))
     _, parts = JointObjective(joint, recipe(alpha=0.0))(images, ids, 0.0)
-    terms = ("refining", "distillation", "similarity")
+    terms = ("refining", "distillation", "similarity", "anchor")
     assert not any(term in name for name in parts for term in terms)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -155,7 +156,9 @@ def refine(
     known = None if from_chain is None else _nested_chain(from_chain)
     model = students.load_model(parent)[0] if known is None else known.student(width=1.0)
     folder = _open(data, recipe, run, out)
-    _fit_classifier(model, folder.num_classes)
+    if _fit_classifier(model, folder.num_classes) and recipe.anchor:
+        console.print("anchor 0: of these identities the teacher has had nothing to say")
+        recipe = replace(recipe, anchor=0.0)
     training = folder.training(recipe)
     if known is None:
         ladder = ChainLadder.from_teacher(
@@ -255,10 +258,13 @@ def _nested_chain(path: Path) -> WeightChain:
     return chain
 
 
-def _fit_classifier(model: torch.nn.Module, classes: int) -> None:
-    """Other identities than the model was trained on need a classifier of their own."""
-    if students.num_classes(model) != classes:
+def _fit_classifier(model: torch.nn.Module, classes: int) -> bool:
+    """Whether there are other identities than the model was trained on: it gets a classifier of
+    their own."""
+    others = students.num_classes(model) != classes
+    if others:
         students.replace_classifier(model, classes)
+    return others
 
 
 def _print_frozen(ladder: ChainLadder) -> None:

@@ -55,6 +55,13 @@ def _recipe(**changes: Any) -> Change:
     return _chain(changed)
 
 
+def _untaught(chain: Chain) -> Chain:
+    """Of a teacher of random numbers, which nothing should be held to."""
+    assert chain.recipe is not None
+    teacher = replace(chain.teacher, trained=False)
+    return replace(chain, teacher=teacher, recipe=replace(chain.recipe, anchor=0.0))
+
+
 @dataclass(frozen=True)
 class Variant:
     """A line of the ablation table: the change, and the methods for which it makes sense."""
@@ -66,9 +73,7 @@ class Variant:
 VARIANTS = {
     "full": Variant(unchanged),
     "random clusters": Variant(method("random")),
-    "random teacher": Variant(_chain(
-        lambda chain: replace(chain, teacher=replace(chain.teacher, trained=False))
-    )),
+    "random teacher": Variant(_chain(_untaught)),
     "no refinement": Variant(_chain(lambda chain: replace(chain, recipe=None))),
     # A nested chain has no weights but the teacher's: without its loss nothing trains them.
     "no teacher loss": Variant(_recipe(teacher_loss=0.0), ("oskt-published",)),
@@ -76,4 +81,5 @@ VARIANTS = {
     "norm folded in": Variant(rows("folded"), ("oskt-published",)),
     "k-means": Variant(method("kmeans"), ("oskt-published",)),
     "Ward merge trees": Variant(method("ward"), ("nested",)),
+    "no anchor": Variant(_recipe(anchor=0.0), ("nested",)),
 }  # fmt: skip

@@ -122,7 +122,8 @@ def nested_there(s: Setting) -> Student:
     takes there; each student is trained for the other half."""
     assert s.recipe is not None
     recipe = stretched(s.scale.nested, max(1, len(SIZES) * s.recipe.epochs // 2))
-    source = Moved(s.nested_chain(), s.target, replace(recipe, seed=s.seed))
+    # Of other people the teacher has had nothing to say: its classifier there is new.
+    source = Moved(s.nested_chain(), s.target, replace(recipe, seed=s.seed, anchor=0.0))
     own = stretched(s.recipe, max(1, s.recipe.epochs // 2))
     return replace(s, recipe=own).student("oskt", source)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +27,20 @@ if TYPE_CHECKING:
 class JointObjective(nn.Module):
     """The ReID loss of every network, the refining loss and distillation; an Objective of `fit`.
 
-    L = teacher_loss L_ReID(teacher) + alpha (mean over chains of L_refine)
+    L = teacher_loss L_ReID(teacher) + anchor KL(before || teacher)
+        + alpha (mean over chains of L_refine)
         + sum over students of (L_ReID(student) + distill KL(teacher || student)
                                 + similarity (cosines of teacher - cosines of student)^2).
+
+    `before` is the teacher as it came here: a copy that is not trained, and part of the state, so
+    that a resumed run has the same one.
 
     Args:
         joint: oskt.JointModel, or any module with its interface: in training mode it returns the
             (feature, logits) of the teacher and then of each student (the S-Student of every chain,
             or one per width of the step), and it has `refining_loss(scale)`, `teacher` and
             `s_students()`, those to evaluate.
-        recipe: alpha and its ramp, distill, temperature, similarity, the ReID loss.
+        recipe: alpha and its ramp, distill, temperature, similarity, anchor, the ReID loss.
     """
 
     def __init__(self, joint: Any, recipe: RefineRecipe) -> None:
@@ -45,6 +50,9 @@ class JointObjective(nn.Module):
         self.losses = nn.ModuleList(
             ReIDLoss(recipe, classes, dim) for dim, classes in output_sizes(joint, recipe)
         )
+        self.before: nn.Module | None = None
+        if recipe.anchor:
+            self.before = copy.deepcopy(joint.teacher).requires_grad_(False)
 
     def forward(
         self, images: Tensor, ids: Tensor, progress: float
@@ -66,6 +74,11 @@ class JointObjective(nn.Module):
                 gap = similarity_distillation(feature, outputs[0][0])
                 total = total + recipe.similarity * gap
                 parts[f"{name}/similarity"] = gap.detach()
+        if self.before is not None:
+            _, logits = self.before(images)
+            kl = distillation(outputs[0][1], logits, temperature=recipe.temperature)
+            total = total + recipe.anchor * kl
+            parts["teacher/anchor"] = kl.detach()
         if recipe.alpha:
             refining = self.joint.refining_loss(recipe.refining_scale(progress))
             total = total + refining
