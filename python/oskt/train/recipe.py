@@ -197,8 +197,9 @@ class RefineRecipe(Recipe):
         1.0, "weight of the full width's own ReID loss, >= 0; 0 = left out, an ablation"
     )
     anchor: float = flag(
-        0.0, "weight of KL(teacher as it was before || full width) on the logits, >= 0; costs a "
-        "forward pass"
+        0.0,
+        "weight of KL(teacher as it was before || full width) on the logits, >= 0; costs a "
+        "forward pass",
     )
     order: Literal["saliency", "magnitude"] = flag(
         "saliency", "of a nested chain's channels, unless refine --method says another"
