@@ -13,20 +13,13 @@ from functools import cache
 
 import numpy as np
 
+from oskt.widths import allocate
 from oskt_ext import IndexMap
 from shapes import PRESETS, resnet50_convs, resnet50_groups, vit_linears
 
 Items = list[tuple[IndexMap, IndexMap, int]]
 Maps = dict[str, IndexMap]  # "rows", "columns" and "vectors" of a channel group
 VECTORS = 4  # gamma, beta, running mean and running variance of the norm behind every convolution
-
-
-def copies(sizes: np.ndarray, width: int) -> np.ndarray:
-    """Copies of every chain row: one each, then one more for the lowest copies / size."""
-    count = np.ones(len(sizes), dtype=np.int64)
-    for _ in range(width - len(sizes)):
-        count[np.argmin(count / sizes)] += 1
-    return count
 
 
 def random_members(rng: np.random.Generator, size: int, clusters: int) -> list[np.ndarray]:
@@ -41,7 +34,7 @@ def random_members(rng: np.random.Generator, size: int, clusters: int) -> list[n
 
 def published(rng: np.random.Generator, teacher: int, chain: int, width: int) -> Maps:
     members = random_members(rng, teacher, chain)
-    count = copies(np.array([len(m) for m in members]), width)
+    count = np.bincount(allocate(map(len, members), width))
     blocks = [b for m, c in zip(members, count) for b in np.array_split(m, c)]
     return {
         "rows": IndexMap.select(np.repeat(np.arange(chain), count), chain),

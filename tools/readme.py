@@ -236,7 +236,7 @@ def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> lis
             best = best_rivals(grid, variant)
             cells = [f"{best[c][0]:.1f}<br>{best[c][1]}" if c in best else "" for c in names]
             lines.append(f"| {head}: best rival, {what} | {' | '.join(cells)} |")
-            for when in (AT_ONCE, budget):
+            for when in [when for when in (AT_ONCE, budget) if (scenario, when) in found]:
                 for line in found[scenario, when].lines:
                     nested = line.variant == variant and line.method.startswith("nested")
                     if not nested or when not in moments(line.method, budget):

@@ -29,6 +29,7 @@ from oskt.widths import macs
 
 DRAW_S = 0.006  # a picture of 128 x 64, of all processes
 RANDOM_WIDTH = 0.5  # work of a student of random width, as a share of the teacher's
+FORWARD = 1 / 3  # of a training step
 TEST_IMAGES = 1500
 
 
@@ -100,11 +101,13 @@ class Estimate:
             return self._macs(part.network, None)
         if isinstance(part, Student):
             network = part.start.teacher.network
-            told = self._macs(network, None) / 3 if part.told_by else 0.0
+            told = self._macs(network, None) * FORWARD if part.told_by else 0.0
             return told + self._macs(network, part)
         whole = self._macs(part.teacher.network, None)
-        random_widths = part.recipe.random_widths if part.recipe else 0
-        return whole * (1 + part.width**2 + random_widths * RANDOM_WIDTH)
+        if part.recipe is None:
+            return whole
+        anchor = FORWARD if part.recipe.anchor else 0.0
+        return whole * (1 + part.width**2 + part.recipe.random_widths * RANDOM_WIDTH + anchor)
 
     def _macs(self, network: Mapping[str, Any], student: Student | None) -> float:
         size = student.start.size if student else None
