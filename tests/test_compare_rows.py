@@ -91,6 +91,8 @@ def test_every_method_and_size_stands_at_its_best_rate():
     (grid,) = grids([*low, *high], "size")
     assert grid.lines[0].scores["S3"].text == "74.0 ± 2.8"
     assert costs([*low, *high])[0].own_steps == (3, 3)
+    disturbed = [replace(row, seconds=8.0) for row in high]
+    assert costs([*low, *disturbed])[0].students == (3, 0.5)  # a rate changes no work
     # A rate that is not run for all seeds yet does not win over one that is.
     assert best_rates([*high, row("kd", "S3", "short", 0, None, 0.9, rate=1e-3)]) == high
     said = markdown("sizes", [*low, *high])
