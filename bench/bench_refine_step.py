@@ -1,10 +1,10 @@
 """One step of joint refinement against a teacher-only step: ResNet-50 at 256x128, both chain kinds.
 
 A step is forward, backward and Adam of a recipe's whole objective. Published chains: teacher,
-S-Student and refining loss. Nested chain: teacher, the student in turn and one of a random width.
-The two of a pair run in turn in one process, so that the ratio survives a machine that drifts;
-extra_info holds it (`ratio`: the median of the rounds' ratios). Batch 8 on the CPU, 64 on a GPU;
-images lie in memory as `oskt.train.loop` hands them over.
+S-Student and refining loss. Nested chain: teacher, the teacher as it was (forward alone), the
+student in turn and one of a random width. The two of a pair run in turn in one process, so that
+the ratio survives a machine that drifts; extra_info holds it (`ratio`: the median of the rounds'
+ratios). Batch 8 on the CPU, 64 on a GPU; images lie in memory as `oskt.train.loop` hands them over.
 """
 
 from __future__ import annotations
