@@ -33,6 +33,7 @@ void sort_and_count(std::vector<Problem>& table, DeviceGrams<Problem>& batch, co
 
 inline void take_scratch(Layout& layout, DeviceRows& p) {
   layout.take(p.scale, p.n);
+  layout.take(p.offset, p.dims);
   layout.take(p.gram, p.n * p.n);
 }
 

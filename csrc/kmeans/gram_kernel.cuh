@@ -1,14 +1,17 @@
-// The Gram stage on CUDA: G = X X^T of every problem of a ragged batch, in two launches and one per
-// chunk of problems that stores their table.
+// The Gram stage on CUDA: G = X X^T of every problem of a ragged batch, in two launches, a third in
+// float64, and one per chunk of problems that stores their table.
 //
 // Bound      N^2 D multiply-adds of float64 (ResNet-50's 53 weights: 19.5 GFLOP, about 0.6 ms at
 //            34 TFLOP/s).
 // Plan       float64 throughout: products of float32 are exact, so distances need no centring and
-//            no compensation. One block per 64 x 64 lower tile, mirrored on store.
+//            no compensation; float64 rows are centred as on the CPU (gram_cpu.h). One block per
+//            64 x 64 lower tile, mirrored on store.
 // Rejected   TF32 (labels differ), float32 with split sums (needs centring, half the digits).
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <type_traits>
 
 #include "common/block_sum.cuh"
 #include "common/storage.cuh"
@@ -37,7 +40,8 @@ __device__ const Problem& owner(const DeviceGrams<Problem>& batch, int64_t item,
   return batch.problems[low];
 }
 
-constexpr int kLineThreads = 128;  // of the kernels that walk along a row
+constexpr int kLineThreads = 128;    // of the kernels that walk along a row
+constexpr int kOffsetThreads = 512;  // of the kernel that walks down all columns
 
 // Problems travel as kernel parameters: no copy from host memory, and a captured graph keeps them.
 template <typename Problem>
@@ -71,6 +75,33 @@ __global__ void __launch_bounds__(kLineThreads) scale_kernel(DeviceGrams<Problem
   if (threadIdx.x == 0) p.scale[i] = scale;
 }
 
+// One block per problem of float64: its mean where that outweighs the spread, else 0, by the rule
+// of find_scale_and_offset in gram_cpu.h. A thread owns columns.
+template <typename Problem>
+__global__ void __launch_bounds__(kOffsetThreads) offset_kernel(DeviceGrams<Problem> batch) {
+  const Problem& p = batch.problems[blockIdx.x];
+  const int64_t n = p.n, dims = p.dims;
+  const double* rows = static_cast<const double*>(p.rows);
+  double own_squares = 0, own_mean_squares = 0;
+  for (int64_t d = threadIdx.x; d < dims; d += kOffsetThreads) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const double x = rows[i * dims + d] * p.scale[i];
+      sum += x;
+      own_squares += x * x;
+    }
+    p.offset[d] = sum / n;
+    own_mean_squares += sum / n * sum;
+  }
+  const double mean_squares = block_sum<kOffsetThreads>(own_mean_squares);
+  const double spread = block_sum<kOffsetThreads>(own_squares) - mean_squares;
+  const bool outweighs = mean_squares > spread && spread > 0;  // not where they are not finite
+  const double grid = outweighs ? ldexp(1.0, ilogb(sqrt(spread / n / dims))) : 1.0;
+  for (int64_t d = threadIdx.x; d < dims; d += kOffsetThreads) {
+    p.offset[d] = outweighs ? rint(p.offset[d] / grid) * grid : 0.0;
+  }
+}
+
 // 256 threads own 4 x 4 entries each of a 64 x 64 tile, strided by 16 so that a warp's shared
 // loads are broadcasts or neighbours; 16 columns of both row blocks lie in shared memory, 16.5 KB.
 struct GramTraits {
@@ -98,6 +129,7 @@ __global__ void __launch_bounds__(GramTraits::kThreads) gram_kernel(DeviceGrams<
   const int64_t j0 = (tile - tile_i * (tile_i + 1) / 2) * Traits::kTile;
   const int64_t n = p.n, dims = p.dims;
   const S* rows = static_cast<const S*>(p.rows);
+  constexpr bool kCentred = std::is_same_v<S, double>;
   const int x = threadIdx.x % Traits::kSide, y = threadIdx.x / Traits::kSide;
   double sum[Traits::kEntries][Traits::kEntries] = {};
   for (int64_t d0 = 0; d0 < dims; d0 += Traits::kDepth) {
@@ -107,8 +139,9 @@ __global__ void __launch_bounds__(GramTraits::kThreads) gram_kernel(DeviceGrams<
       const int r = threadIdx.x / Traits::kDepth + q * (Traits::kThreads / Traits::kDepth);
       const int64_t i = i0 + r, j = j0 + r;
       const int column = threadIdx.x % Traits::kDepth;
-      left[column][r] = i < n && d < dims ? load(rows + i * dims + d) * p.scale[i] : 0.0;
-      right[column][r] = j < n && d < dims ? load(rows + j * dims + d) * p.scale[j] : 0.0;
+      const double offset = kCentred && d < dims ? p.offset[d] : 0.0;
+      left[column][r] = i < n && d < dims ? load(rows + i * dims + d) * p.scale[i] - offset : 0.0;
+      right[column][r] = j < n && d < dims ? load(rows + j * dims + d) * p.scale[j] - offset : 0.0;
     }
     __syncthreads();  // the slab is complete
 #pragma unroll
@@ -151,6 +184,9 @@ void launch_grams(const Problem* table, const DeviceGrams<Problem>& batch, cudaS
     table_kernel<<<1, static_cast<unsigned>(count), 0, stream>>>(chunk);
   }
   scale_kernel<S><<<static_cast<unsigned>(batch.rows), kLineThreads, 0, stream>>>(batch);
+  if constexpr (std::is_same_v<S, double>) {
+    offset_kernel<<<static_cast<unsigned>(batch.size), kOffsetThreads, 0, stream>>>(batch);
+  }
   gram_kernel<S><<<static_cast<unsigned>(batch.tiles), GramTraits::kThreads, 0, stream>>>(batch);
 }
 

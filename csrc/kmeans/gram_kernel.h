@@ -15,8 +15,9 @@ struct DeviceRows {
   const void* rows;  // n x dims
   int64_t n, dims;
   int64_t first_row, first_tile;
-  double* scale;  // n
-  double* gram;   // n x n
+  double* scale;   // n
+  double* offset;  // dims, of rows in float64
+  double* gram;    // n x n
 };
 
 // A ragged batch of an operator whose problems derive from DeviceRows.
