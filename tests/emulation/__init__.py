@@ -1,0 +1,1 @@
+"""CUDA on one CPU thread: cuda.h has its words, build.py compiles the kernels against them."""

@@ -1,0 +1,227 @@
+"""The CUDA kernels and their glue, run on the CPU (emulation/): against the CPU operators.
+
+Blocks, barriers and warps are those of CUDA; speed, rounding of its mathematics and memory are not.
+Every case runs with the threads of a block in three orders, which must not show in the result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from emulation.build import build
+
+from oskt_ext import ExpansionPlan, IndexMap, RefiningPlan
+from oskt_ext.k_reciprocal import _by_column
+from oskt_ext.refining_loss import RefiningItem
+
+ORDERS = range(3)  # ascending, descending, shuffled
+OPERATORS = (
+    "distance_metrics", "expand", "k_reciprocal", "k_reciprocal_distances", "kmeans", "merge_trees",
+    "refining_loss", "retrieval_metrics",
+)  # fmt: skip
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+pytestmark = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler"
+)
+
+
+@pytest.fixture(scope="module")
+def set_order():
+    """torch.ops.oskt_emulated, with the schemas of oskt_ext; sets the order of threads."""
+    library = build(*os.environ.get("OSKT_EMULATION_FLAGS", "").split())
+    torch.ops.load_library(library)
+    schemas = torch.library.Library("oskt_emulated", "DEF")
+    for name in OPERATORS:
+        schemas.define(str(getattr(torch.ops.oskt_ext, name).default._schema).split("::")[1])
+    yield ctypes.CDLL(str(library)).emulation_order
+    schemas._destroy()
+
+
+@pytest.fixture(autouse=True)
+def _memory_of_nan():
+    """What the kernels allocate and do not write shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def flat(results):
+    """The tensors of a result, one after the other."""
+    if isinstance(results, torch.Tensor):
+        return [results]
+    return [tensor for part in results for tensor in flat(part)]
+
+
+def check(set_order, name, *arguments, ulps=0.0):
+    """Equal to the CPU operator, floats within `ulps` roundings of their largest; the result."""
+    expected = flat(getattr(torch.ops.oskt_ext, name).default(*arguments))
+    results = []
+    for order in ORDERS:
+        set_order(order)
+        results.append(getattr(torch.ops.oskt_emulated, name).default(*arguments))
+    for first, second, third, cpu in zip(*map(flat, results), expected):
+        for other in (second, third):
+            torch.testing.assert_close(other, first, rtol=0, atol=0, equal_nan=True)
+        scale = float(cpu.nan_to_num().abs().max()) if cpu.numel() else 0.0
+        unit = torch.finfo(cpu.dtype).eps if cpu.is_floating_point() else 0.0
+        torch.testing.assert_close(first, cpu, rtol=0, atol=ulps * unit * scale, equal_nan=True)
+    return results[0]
+
+
+def normal(*shape, dtype=torch.float64):
+    return torch.randn(*shape, dtype=torch.float64).to(dtype)
+
+
+def integers(*shape, dtype=torch.float64, top=3):
+    """Small integers: sums are exact and many of them tied."""
+    return torch.randint(-top, top + 1, shape).to(dtype)
+
+
+def labels(queries, gallery, ids=4):
+    """Ids and cameras of both sides: junk, queries without a hit, several hits."""
+    q, g = torch.arange(queries), torch.arange(gallery)
+    return q % (ids + 1), g % ids - (g % 9 == 8).long() * (g % ids + 1), q % 2, g % 3
+
+
+# ---------------------------------------------------------------------------------- retrieval
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("queries", "gallery"), [(1, 1), (3, 300), (130, 5)])
+def test_retrieval_metrics(set_order, dtype, queries, gallery):
+    """Integers in the Euclidean metric: every score is exact, so that ranks are the same."""
+    sides = integers(queries, 5, dtype=dtype), integers(gallery, 5, dtype=dtype)
+    check(set_order, "retrieval_metrics", *sides, *labels(queries, gallery), "euclidean", 7)
+
+
+def test_retrieval_metrics_cosine(set_order):
+    sides = normal(9, 21), normal(70, 21)
+    check(set_order, "retrieval_metrics", *sides, *labels(9, 70), "cosine", 7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("queries", "gallery"), [(1, 1), (130, 3), (3, 2100)])
+def test_distance_metrics(set_order, dtype, queries, gallery):
+    distances = integers(queries, gallery, dtype=dtype, top=40)
+    check(set_order, "distance_metrics", distances, *labels(queries, gallery))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize(
+    ("queries", "gallery", "k1", "k2"),
+    [(1, 1, 20, 6), (5, 60, 7, 3), (20, 240, 1, 1), (3, 4, 9, 9)],
+)
+def test_k_reciprocal(set_order, dtype, queries, gallery, k1, k2):
+    """A weight is off by some roundings of a distance (in float64) and of itself."""
+    for metric, rows in (("euclidean", integers), ("cosine", normal)):
+        sides = [rows(n, 5, dtype=torch.float64).to(dtype) for n in (queries, gallery)]
+        start, column, weight, far = check(
+            set_order, "k_reciprocal", *sides, metric, k1, k2, ulps=16
+        )
+        cut = int(start[queries])
+        items = _by_column(start[queries:] - cut, column[cut:], weight[cut:], queries + gallery)
+        rows_of_queries = start[: queries + 1], column[:cut], weight[:cut]
+        tables = (*rows_of_queries, *items, far, metric, 0.3)
+        check(set_order, "k_reciprocal_distances", *sides, *tables, ulps=16)
+
+
+# ----------------------------------------------------------------------------------- clusters
+
+SHAPES = [(1, 1), (2, 3), (33, 27), (70, 20), *[(3, 2)] * 20]  # more than one launch takes along
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_merge_trees(set_order, offset):
+    """N 4 (sqrt(D) + 4) roundings, as in test_merge_trees.py, also of rows far from the origin."""
+    rows = [normal(n, d) + offset for n, d in SHAPES]
+    check(set_order, "merge_trees", rows, ulps=70 * 4 * (20**0.5 + 4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_merge_trees_of_ties(set_order, dtype):
+    """Few heights, exact: the tie rule decides."""
+    line = torch.tensor([[0.0], [4.0], [1.0], [5.0]])
+    rows = [part.to(dtype) for part in (torch.eye(40), line, torch.zeros(9, 4))]
+    check(set_order, "merge_trees", rows)
+
+
+def test_merge_trees_of_rows_that_are_not_finite(set_order):
+    for value in (float("nan"), float("inf")):
+        rows = normal(30, 5)
+        rows[7:20, 2] = value
+        heights = check(set_order, "merge_trees", [rows])[2]
+        assert heights[0].isnan().all()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("init", ["k-means++", "ward", "centers"])
+def test_kmeans(set_order, init, metric):
+    """Distances are distinct by far more than they are rounded: labels are the same."""
+    rows = [normal(n, d) for n, d in SHAPES]
+    k = [max(1, n // 7) for n, _ in SHAPES]
+    centers = [row[:count].contiguous() for row, count in zip(rows, k)] if init == "centers" else []
+    for algorithm in ("hartigan", "lloyd"):
+        arguments = (rows, k, metric, init, centers, algorithm, 2, 20, 5)
+        check(set_order, "kmeans", *arguments, ulps=64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kmeans_of_duplicates(set_order, dtype):
+    """Seeding and the empty-cluster rule are exact; iterations split equal rows by rounding."""
+    distinct = integers(3, 50, dtype=dtype)
+    rows = [distinct[torch.arange(64) % 3], torch.zeros(9, 4, dtype=dtype)]
+    for init in ("k-means++", "ward"):
+        check(set_order, "kmeans", rows, [10, 5], "euclidean", init, [], "hartigan", 1, 0, 0)
+
+
+# -------------------------------------------------------------------------- expansion, refinement
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_expand(set_order, dtype):
+    """Copies, empty and long lists, weights, items that are read alike, a warp per element."""
+    copies, one = IndexMap.select(np.arange(17) % 5, 5), IndexMap.identity(1)
+    lists = IndexMap.lists([[0, 1], [2], [3, 4, 0], []], 5)
+    means = IndexMap.lists([[0, 1], [3, 4, 0]], 5, mean=True)
+    long = IndexMap.lists([[*range(200)], [1]], 200)
+    items = [(copies, IndexMap.identity(12), 1)] * 2 + [(lists, means, 9), (long, long, 2)]
+    plan = ExpansionPlan(items + [(copies, one, 1)] * 4 + [(means, one, 3), (long, one, 1)])
+    forward, backward = (
+        (plan.table, plan.coefficient),
+        (plan.transposed_table, plan.transposed_coefficient),
+    )
+    chain, student = (normal(n, dtype=dtype) for n in (plan.source_numel, plan.student_numel))
+    ulps = 200 if dtype in DTYPES[:2] else 1  # halves are summed in float32
+    check(set_order, "expand", chain, *forward, *backward, len(student), ulps=ulps)
+    check(set_order, "expand", student, *backward, *forward, len(chain), ulps=ulps)
+
+
+def test_expand_refuses_a_foreign_plan(set_order):
+    plan = ExpansionPlan([(IndexMap.identity(2), IndexMap.identity(3), 1)])
+    tables = (plan.table, plan.coefficient, plan.transposed_table, plan.transposed_coefficient)
+    with pytest.raises(ValueError, match="__trap"):
+        torch.ops.oskt_emulated.expand(torch.zeros(5), *tables, 6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_refining_loss(set_order, dtype):
+    """Several launches, an empty cluster, rows with weights, a chain with a rest, no tensors."""
+    sizes = [(12, 4, 5, None), (7, 3, 3000, np.arange(7.0)), (300, 1, 100, None), (1, 1, 1, [0.5])]
+    items, offset = [], 2
+    for n, clusters, length, weights in sizes:
+        of = np.arange(n) % max(1, clusters - 1)
+        items.append(RefiningItem(of, clusters, length, offset, 0.7, weights))
+        offset += clusters * length
+    for chosen in (items, []):
+        plan = RefiningPlan(chosen)
+        teacher = [normal(len(i.labels), i.row_length, dtype=dtype) for i in chosen]
+        chain = normal(offset + 3, dtype=dtype)
+        for needs in ((True, True), (False, True), (True, False)):
+            arguments = (teacher, chain, plan.table, plan.weight, 0.1, *needs)
+            check(set_order, "refining_loss", *arguments, ulps=4)
