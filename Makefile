@@ -10,6 +10,7 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready-$(subst /,_,$(TORCH))
 BUILT := $(VENV)/.built
 CXX_FILES   := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+FORMATTED   := $(CXX_FILES) tests/emulation/cuda.h
 BUILD_FILES := $(CXX_FILES) csrc/sources.txt setup.py pyproject.toml version.txt
 
 # torch finds ninja, and the tests find oskt, on PATH.
@@ -31,13 +32,13 @@ lint: $(BUILT) ## ruff, mypy, clang-format and README's tables, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 	$(BIN)/python tools/readme.py --check
 
 format: $(READY) ## rewrite Python and C++ in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 build: $(BUILT) ## the environment and the extension in .venv
 
