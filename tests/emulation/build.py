@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -71,14 +72,23 @@ def build(*flags: str) -> Path:
         copy.write_text(f'#line 1 "{path}"\n' + emulated(text))
         if path.name.endswith(("_kernel.cu", "_cuda.cpp")):
             units.append(copy)
-    torch_folder = Path(torch.__file__).parent
-    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-O1", "-shared", "-fPIC", "-w"]
+    compiler = [os.environ.get("CXX", "c++"), *flags]
+    command = [*compiler, "-std=c++17", "-O1", "-fPIC", "-w", "-fvisibility=hidden", "-x", "c++"]
     command += ["-U_FORTIFY_SOURCE"]  # which takes a jump to another fiber for an attack
-    command += ["-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={setup.STABLE_ABI}", *flags]
-    command += [f"-I{BUILD / 'csrc'}", "-include", str(HERE / "cuda.h"), "-x", "c++"]
+    command += [f"-DTORCH_TARGET_VERSION={setup.STABLE_ABI}", "-include", str(HERE / "cuda.h")]
+    command += [f"-I{BUILD / 'csrc'}"]
     command += [f"-isystem{path}" for path in setup.system_includes(with_cuda=False)]
-    command += [*map(str, units), "-o", str(library), f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
-    subprocess.run(command, check=True)
+
+    def compiled(unit: Path) -> str:
+        target = str(unit.with_suffix(".o"))
+        subprocess.run([*command, "-c", str(unit), "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, units))
+    torch_libraries = Path(torch.__file__).parent / "lib"
+    linked = ["-shared", "-o", str(library), f"-L{torch_libraries}", "-ltorch_cpu"]
+    subprocess.run([*compiler, *objects, *linked], check=True)
     return library
 
 
