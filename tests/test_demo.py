@@ -29,9 +29,10 @@ def tiny(monkeypatch):
             nested=replace(laptop.nested, **short),
             published=replace(laptop.published, **short),
             student=replace(laptop.student, **short),
+            scratch=replace(laptop.scratch, **short),
             widths=(("1/4", 1 / 4), ("1/2", 1 / 2)),
             finetuned=("1/4", "1/2"),
-            scratch=("1/4",),
+            from_scratch=("1/4",),
         )
         monkeypatch.setitem(demo.SCALES[model], "laptop", scale)
 

@@ -148,6 +148,7 @@ _VIT = {
     "refine": _refine("demo-vit-refine"),
     "nested": _refine("demo-vit-nested"),
     "student": RECIPES["demo-vit-student"],
+    "rates": (1e-3, 3e-4),
 }  # fmt: skip
 _VIT_S = {
     "network": {"family": "vit", "dim": 384, "depth": 12, "heads": 6, "image": [256, 128]},
@@ -155,6 +156,7 @@ _VIT_S = {
     "refine": _refine("paper-vit-refine", epochs=60, alpha=0.05, distill=4.0),
     "nested": _refine("nested-vit", epochs=60),
     "student": replace(RECIPES["paper-vit-student"], epochs=30),
+    "rates": (4e-4, 1e-4),
 }  # fmt: skip
 
 SCALES = {

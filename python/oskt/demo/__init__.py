@@ -102,7 +102,7 @@ class _Demo:
             for label in scale.finetuned:
                 self.finetune(nested, label)
         with stage("Train the same networks from scratch, for as many steps in all"):
-            for label in scale.scratch:
+            for label in scale.from_scratch:
                 self.scratch(nested, label)
         with stage("Write the report"):
             report = write_report(self.out, self.report_data(nested, published))
@@ -264,7 +264,7 @@ class _Demo:
     def scratch(self, chain: WeightChain, label: str) -> None:
         """The same network from random numbers, as long as refinement and fine-tuning together."""
         epochs = self.scale.nested.epochs + self.scale.student.epochs
-        recipe = replace(self.scale.student, epochs=epochs)
+        recipe = replace(self.scale.scratch, epochs=epochs)
         start = time.perf_counter()
         model = self.train(
             f"scratch-{_slug(label)}", "student", recipe, lambda: self.fresh_student(chain, label)
@@ -283,7 +283,7 @@ class _Demo:
     def report_data(self, nested: WeightChain, published: WeightChain) -> ReportData:
         runs = {name: name for name in ("teacher", "nested", "published")}
         runs |= {f"{n}, fine-tuned": f"finetune-{_slug(n)}" for n in self.scale.finetuned}
-        runs |= {f"{n}, from scratch": f"scratch-{_slug(n)}" for n in self.scale.scratch}
+        runs |= {f"{n}, from scratch": f"scratch-{_slug(n)}" for n in self.scale.from_scratch}
         groups = tuple(
             Group(
                 name,

@@ -17,10 +17,11 @@ class Scale:
     Attributes:
         data: options of `make_pedestrians`.
         network: a spec, without its identities, of `models.build`.
-        teacher, nested, published, student: recipes; the last also from scratch.
+        teacher, nested, published: recipes.
+        student, scratch: of students that come from a chain, and from random numbers.
         chain_width: narrowest share of the channels that both chains are trained at.
         widths: (label, share) of the students.
-        finetuned, scratch: labels of the students that are trained so.
+        finetuned, from_scratch: labels of the students that are trained by these two.
     """
 
     data: Mapping[str, Any]
@@ -29,17 +30,20 @@ class Scale:
     nested: RefineRecipe
     published: RefineRecipe
     student: Recipe
+    scratch: Recipe
     chain_width: float
     widths: tuple[tuple[str, float], ...]
     finetuned: tuple[str, ...]
-    scratch: tuple[str, ...]
+    from_scratch: tuple[str, ...]
 
 
 def _as_compared(scale: compare.Scale, network: Mapping[str, Any]) -> dict[str, Any]:
-    """Data, network and recipes as `oskt compare` has them at a scale."""
+    """Data, network and recipes as `oskt compare` has them at a scale; of its rates students from a
+    chain take the lowest, as they start well (docs/lab/nested.md, section 16)."""
     return {
         "data": scale.data, "network": network, "teacher": scale.teacher, "nested": scale.nested,
-        "published": scale.refine, "student": scale.student,
+        "published": scale.refine, "student": replace(scale.student, lr=min(scale.rates)),
+        "scratch": scale.student,
     }  # fmt: skip
 
 
@@ -52,7 +56,7 @@ _RESNETS = {
         chain_width=1 / 4,
         widths=_WIDTHS,
         finetuned=("1/4", "1/2", "3/4"),
-        scratch=("1/4", "1/2"),
+        from_scratch=("1/4", "1/2"),
     ),
     # A ten-minute piece of this runs on one GPU; --out the same folder goes on.
     "full": Scale(
@@ -60,7 +64,7 @@ _RESNETS = {
         chain_width=1 / 8,
         widths=(("1/8", 1 / 8), *_WIDTHS),
         finetuned=("1/8", "1/4", "1/2"),
-        scratch=("1/8", "1/4"),
+        from_scratch=("1/8", "1/4"),
     ),
 }
 _VIT = _LAPTOP.of("ViT")
