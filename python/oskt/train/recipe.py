@@ -199,7 +199,7 @@ class RefineRecipe(Recipe):
     anchor: float = flag(
         0.0,
         "weight of KL(teacher as it was before || full width) on the logits, >= 0; costs a "
-        "forward pass",
+        "forward pass; 0 for a teacher of other identities",
     )
     order: Literal["saliency", "magnitude"] = flag(
         "saliency", "of a nested chain's channels, unless refine --method says another"
