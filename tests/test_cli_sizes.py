@@ -30,7 +30,7 @@ def saved(tmp_path_factory):
     torch.manual_seed(0)
     teacher = nets.varied(ResNet(50, in_planes=16, num_classes=5, layers=(1, 1, 1, 1)))
     chain = WeightChain.from_teacher(teacher, IMAGES, "nested", width=1 / 4, check=False)
-    path = tmp_path_factory.mktemp("size_flags") / "chain.safetensors"
+    path = tmp_path_factory.mktemp("sizes") / "chain.safetensors"
     chain.save(path)
     return chain, path
 

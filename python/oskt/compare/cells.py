@@ -155,8 +155,7 @@ def family(
         due = refined
         for size in sizes:
             for budget, rate in product(budgets, rates or (0.0,)):
-                recipe = _recipe(scale, budget, epochs, seed)
-                recipe = replace(recipe, lr=rate or recipe.lr)
+                recipe = _recipe(scale, budget, epochs, seed, rate)
                 student = METHODS[method](
                     Setting(scale, scale.network, source, target, size, seed, recipe)
                 )
@@ -170,6 +169,6 @@ def family(
                 yield Cell(*labels, student, rate, curve)
 
 
-def _recipe(scale: Scale, budget: str, epochs: int | None, seed: int) -> Recipe:
+def _recipe(scale: Scale, budget: str, epochs: int | None, seed: int, rate: float) -> Recipe:
     recipe = stretched(scale.student, scale.epochs(budget) if epochs is None else epochs)
-    return replace(recipe, seed=seed)
+    return replace(recipe, seed=seed, lr=rate or recipe.lr)
