@@ -18,10 +18,10 @@ import torch
 
 from harness import DEVICE, keep_freed_memory, synchronize
 from oskt.chain import WeightChain
-from oskt.joint import JointModel
 from oskt.models import ResNet
-from oskt.nested import NestedModel
 from oskt.train import RECIPES
+from oskt.train.joint import JointModel
+from oskt.train.nested import NestedModel
 from oskt.train.refine import JointObjective
 from oskt.train.teacher import SupervisedObjective
 

@@ -18,8 +18,8 @@ from oskt.baselines import (
 )
 from oskt.baselines.distill import TeacherCopy
 from oskt.files.checkpoint import file_hash, load_state
-from oskt.losses import ReIDLoss, distillation
 from oskt.train import RECIPES, Recipe, train_teacher
+from oskt.train.losses import ReIDLoss, distillation
 
 OPTIONS = {"tensorboard": False, "device": "cpu"}
 IDS = torch.tensor([2, 0, 0, 1])

@@ -20,14 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oskt import edge, widths
 from oskt.chain import WeightChain
-from oskt.chain_tables import size_table
+from oskt.cli.tables import size_table
 from oskt.coupling import ChannelGroup, Coupling
 from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import ResNet
 from oskt.models.vit import VisionTransformer
-from oskt.routing import Ladder
 from oskt.widths import Clustering, latency, presets, sensitivity, shapes
 from oskt.widths.budget import Budget, Path
+from oskt.widths.ladder import Ladder
 from oskt.widths.latency import Latency, Meter
 from oskt.widths.merge_tree import MergeTree
 from oskt.widths.sizes import Sizes

@@ -36,7 +36,7 @@ def chain(teacher):
 
 
 def rows_of(chain, name):
-    from oskt import expansion
+    from oskt.chain import expansion
 
     layouts = chain.coupling.layouts_of(("weight",), chain.absent)
     return expansion.split(chain.weights, {t.name: chain.source_shape(t) for t in layouts})[name]

@@ -11,13 +11,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from oskt import chain_tables
-from oskt.chain import WeightChain
-from oskt.cli import app, sizes
+from oskt.chain import ChainLadder, WeightChain
+from oskt.cli import app, sizes, tables
 from oskt.cli.flags import SizeOptions
 from oskt.data import make_pedestrians
 from oskt.files.checkpoint import load_state
-from oskt.ladder import ChainLadder
 from oskt.models.resnet import ResNet
 from oskt.widths import latency
 
@@ -57,7 +55,7 @@ def test_the_table_has_presets_that_fit_and_eighths(saved):
 
 def test_chains_of_other_networks_have_shares_alone(tmp_path):
     chain = WeightChain.from_teacher(ResNet(18, 8), IMAGES, "nested", check=False)
-    output = str([label for label, _ in chain_tables._sizes(ChainLadder([chain]))])
+    output = str([label for label, _ in tables._sizes(ChainLadder([chain]))])
     assert output.count("width") == 8
     assert "vit" not in output
 
@@ -66,7 +64,7 @@ def test_published_chains_stand_under_their_own_widths():
     """Below the narrowest chain there is no student: no share of a row is one that nobody gets."""
     ladder = ChainLadder.from_teacher(ResNet(18, 24), IMAGES, (1 / 3, 1 / 2), check=False)
     screen = io.StringIO()
-    Console(width=120, file=screen).print(chain_tables.size_table(ladder))
+    Console(width=120, file=screen).print(tables.size_table(ladder))
     rows = {line.split("│")[1].strip(): line for line in screen.getvalue().splitlines()[3:-1]}
     eighths = ["width 0.375", "width 0.5", "width 0.625", "width 0.75", "width 0.875", "width 1"]
     assert list(rows) == ["width 0.333", *eighths]

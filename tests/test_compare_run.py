@@ -19,10 +19,10 @@ from oskt.compare.logs import curve, spent
 from oskt.compare.rows import write_rows
 from oskt.compare.workshop import Workshop
 from oskt.data import loader
-from oskt.evaluate import evaluate
+from oskt.evaluation import evaluate
 from oskt.models import ResNet
-from oskt.pipeline import ReIDData
 from oskt.report import read_log
+from oskt.task import ReIDData
 
 QUIET = {"device": "cpu", "console": Console(quiet=True)}
 ASKED = {"methods": ["scratch", "nested"], "sizes": ["S1", "S4"], **QUIET}
@@ -139,7 +139,7 @@ def test_a_table_stopped_inside_a_training_ends_as_if_it_were_not(made, tmp_path
 
     monkeypatch.setattr(loader.ReIDLoader, "_batch", interrupted)
     # Batches are not made ahead, so that the signal comes between the same two steps each time.
-    monkeypatch.setattr(oskt.pipeline.TrainingBatches, "__init__", own_thread)
+    monkeypatch.setattr(oskt.task.TrainingBatches, "__init__", own_thread)
     with pytest.raises(KeyboardInterrupt, match="Run the same command to go on"):
         run_table("sizes", tmp_path, scale=SCALE, **ASKED)
     kept = len(read_rows(tmp_path / "sizes.jsonl"))
@@ -153,7 +153,7 @@ def test_a_table_stopped_inside_a_training_ends_as_if_it_were_not(made, tmp_path
     assert starts[1] > 0
 
 
-_BATCHES = oskt.pipeline.TrainingBatches.__init__
+_BATCHES = oskt.task.TrainingBatches.__init__
 
 
 def own_thread(self, data, recipe, progress):
@@ -250,7 +250,7 @@ def test_many_trainings_decode_images_once(made, monkeypatch):
     first, batch = data.scores(model), next(data.training(recipe).batches(1))
     fresh = evaluate(model, data.set, height=32, width=16, device="cpu")
     assert first == {"mAP": fresh.mAP, "rank1": fresh.cmc[0]}
-    for module in (loader, oskt.embedding):
+    for module in (loader, oskt.evaluation.embedding):
         monkeypatch.setattr(module, "load_image", lambda *_: pytest.fail("decoded again"))
     other = data.for_recipe(replace(recipe, pad=0, flip=0.0))
     assert other.scores(model) == first

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from oskt.chain import WeightChain
+from oskt.chain.verification import TOLERANCE, checked, deviations, random_clusterings
 from oskt.coupling import Coupling
 from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import ResNet, widths
-from oskt.verification import TOLERANCE, checked, deviations, random_clusterings
 
 IMAGE = torch.zeros(2, 3, 8, 8)
 KNOWN = [nets.Mixed, nets.Gate, nets.SplitSum, nets.Shared, nets.Scaled]

@@ -69,7 +69,7 @@ def test_help_shows_the_notation(command):
 
 def test_versions_of_msmt17_are_different_training_data(tmp_path):
     """Their file names are the same, so a resumed training tells them apart by the name."""
-    from oskt.pipeline import ReIDData
+    from oskt.task import ReIDData
     from oskt.train import Recipe
 
     recipe = Recipe(height=32, width=16, identities=2, instances=2)

@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from oskt.embedding import ImageFiles, embed
-from oskt.evaluate import evaluate
-from oskt.rankings import ranking_lists, spread_queries
+from oskt.evaluation import evaluate
+from oskt.evaluation.embedding import ImageFiles, embed
+from oskt.evaluation.rankings import ranking_lists, spread_queries
 from oskt_ext import reference
 
 HEIGHT, WIDTH = 8, 4

@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from oskt import WeightChain, edge, students
+from oskt.chain.verification import TOLERANCE
 from oskt.files import progressive
 from oskt.files.checkpoint import save_model
 from oskt.models import ResNet, VisionTransformer
 from oskt.norms import WeightedNorm
-from oskt.verification import TOLERANCE
 
 IMAGES = torch.zeros(2, 3, 64, 32)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from oskt.interop import load_published, load_published_chain
-from oskt.joint import JointModel
 from oskt.models.resnet import widths
+from oskt.train.joint import JointModel
 from oskt_ext import ExpansionPlan, IndexMap
 
 SIZES = ["1_248", "2_234", "3_248", "4_234"]

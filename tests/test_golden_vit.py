@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from oskt import expansion
+from oskt.chain import expansion
 from oskt.interop import load_published, load_published_chain
-from oskt.joint import JointModel
 from oskt.models.vit_stem import fold_dw
+from oskt.train.joint import JointModel
 
 FOLDER = "official_vit_a"
 

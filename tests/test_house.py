@@ -25,7 +25,11 @@ FORBIDDEN = {
     "oskt": ("tests", "bench", "tools"),
     "oskt.data": ("oskt.models", "oskt.train", "oskt.cli"),
     "oskt.models": ("oskt.data", "oskt.train", "oskt.cli"),
-    "oskt.train": ("oskt.cli",),
+    "oskt.coupling": ("oskt.chain", "oskt.reading", "oskt.train"),
+    "oskt.reading": ("torch", "oskt_ext", "oskt.chain", "oskt.train"),
+    "oskt.chain": ("oskt.data", "oskt.train", "oskt.evaluation", "oskt.cli"),
+    "oskt.train": ("oskt.evaluation", "oskt.task", "oskt.cli"),
+    "oskt.evaluation": ("oskt.chain", "oskt.train", "oskt.cli"),
 }
 
 

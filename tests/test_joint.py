@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from oskt.chain import WeightChain
-from oskt.joint import JointModel
 from oskt.models.resnet import ResNet
 from oskt.students import recalibrate, replace_classifier
+from oskt.train.joint import JointModel
 
 SHAPE = (4, 3, 64, 32)
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-import oskt.losses
-from oskt.losses import (
+import oskt.train.losses
+from oskt.train.losses import (
     ReIDLoss,
     batch_hard_triplet,
     center_loss,
@@ -187,7 +187,7 @@ def test_shapes_are_checked():
 def test_examples():
     import doctest
 
-    assert doctest.testmod(oskt.losses).failed == 0
+    assert doctest.testmod(oskt.train.losses).failed == 0
 
 
 def test_gradients_repeat_bit_by_bit_at_the_size_of_a_batch():

@@ -13,11 +13,11 @@ from torch.func import functional_call
 from train_fakes import CLASSES, TinyData
 
 from oskt import reading, students
-from oskt.calibration import calibrate
 from oskt.chain import WeightChain
+from oskt.chain.calibration import calibrate
 from oskt.models.resnet import ResNet
-from oskt.nested import NestedModel
 from oskt.train import RECIPES, refine_chain
+from oskt.train.nested import NestedModel
 from oskt.train.recipe import RefineRecipe
 from oskt.widths.merge_tree import MergeTree
 

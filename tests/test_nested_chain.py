@@ -14,9 +14,9 @@ from oskt import students
 from oskt.chain import WeightChain
 from oskt.files.checkpoint import read_tensors, write_tensors
 from oskt.files.tensor_file import CHAIN
-from oskt.joint import JointModel
 from oskt.models.resnet import ResNet
-from oskt.nested import NestedModel
+from oskt.train.joint import JointModel
+from oskt.train.nested import NestedModel
 from oskt.widths.merge_tree import MergeTree
 
 SMALL, IMAGES = nets.SMALL, torch.zeros(2, 3, 64, 32)

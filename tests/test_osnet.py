@@ -8,11 +8,11 @@ from torch import nn
 
 from oskt import models
 from oskt.chain import WeightChain
+from oskt.chain.verification import TOLERANCE
 from oskt.models.layers import IBN
 from oskt.models.osnet import OSNet
 from oskt.models.pretrained import load_pretrained
 from oskt.models.resnet import ResNet
-from oskt.verification import TOLERANCE
 
 IMAGES = torch.zeros(2, 3, 64, 32)
 

@@ -15,8 +15,8 @@ from torchless import without_torch
 from typer.testing import CliRunner
 
 from oskt import edge
-from oskt.calibration import calibrate
 from oskt.chain import WeightChain
+from oskt.chain.calibration import calibrate
 from oskt.cli import app
 from oskt.files import part_file, progressive
 from oskt.files.part_file import PartFile

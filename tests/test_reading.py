@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oskt_ext
-from oskt import expansion, lists, reading
-from oskt.chain import WeightChain
+from oskt import reading
+from oskt.chain import WeightChain, expansion
+from oskt.chain.verification import random_clusterings
 from oskt.coupling.grouping import trace_coupling
-from oskt.lists import Item, Reading
 from oskt.models.resnet import ResNet
-from oskt.verification import random_clusterings
+from oskt.reading import Item, Reading, lists
 
 
 def dense(a_reading):
@@ -114,9 +114,9 @@ def test_numpy_and_the_operator_agree(net, kind):
         for norm in ("interpolate", "exact"):
             items = reading.student(chain.coupling, chain.partitions, sizes, norm, chain.layouts)
             flat = rng.standard_normal(sum(r.size * c.size * area for r, c, area in items))
-            ours = lists.apply(items, flat)
+            ours = reading.apply(items, flat)
             theirs = oskt_ext.expand(torch.from_numpy(flat), expansion.plan(items)).numpy()
-            bound = lists.apply(
+            bound = reading.apply(
                 [Item(*map(_absolute, item[:2]), item.area) for item in items], abs(flat)
             )
             assert (abs(ours - theirs) <= 2 * (64 + 64) * 2**-53 * bound).all()

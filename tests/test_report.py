@@ -20,8 +20,8 @@ from PIL import Image
 from rich.console import Console
 
 from oskt.compare.methods import METHODS
-from oskt.console import Presenter
-from oskt.rankings import RankingLists
+from oskt.demo.presenter import Presenter
+from oskt.evaluation.rankings import RankingLists
 from oskt.report import (
     Group,
     ReportData,

@@ -9,10 +9,10 @@ from test_nested import SHAPE, nested_chain
 from torch import nn
 from train_fakes import CLASSES, TinyData
 
-from oskt.losses import ReIDLoss
 from oskt.models.resnet import ResNet
-from oskt.nested import NestedModel
 from oskt.train import RECIPES, saliency
+from oskt.train.losses import ReIDLoss
+from oskt.train.nested import NestedModel
 
 RECIPE = RECIPES["demo-nested"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from oskt import WeightChain
-from oskt.verification import TOLERANCE
+from oskt.chain.verification import TOLERANCE
 
 CHANNELS = (4, 6, 8, 12)
 SEEDS = 40

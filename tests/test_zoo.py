@@ -14,9 +14,9 @@ import zoo
 import zoo_tokens
 
 from oskt.chain import WeightChain
+from oskt.chain.verification import TOLERANCE
 from oskt.coupling import Coupling
 from oskt.students import recalibrate
-from oskt.verification import TOLERANCE
 
 CASES = zoo_tokens.CASES
 KINDS = ["oskt", "nested"]
@@ -64,7 +64,7 @@ def chain(name, kind):
     with pytest.MonkeyPatch.context() as patch:
         if kind == "nested":
             checked = chain(name, "oskt").coupling
-            patch.setattr("oskt.verification.checked", lambda *_: checked)
+            patch.setattr("oskt.chain.verification.checked", lambda *_: checked)
         return WeightChain.from_teacher(teacher(name), CASES[name][1], kind, 1 / 2)
 
 

@@ -87,8 +87,7 @@ def times(make: Callable[[], nn.Module], inputs: torch.Tensor) -> dict[str, floa
 
 def facts(make: Callable[[], nn.Module], inputs: torch.Tensor) -> dict[str, Any]:
     """Groups, reasons, the deviation that is measured, the smallest student."""
-    from oskt import verification
-    from oskt.chain import WeightChain
+    from oskt.chain import WeightChain, verification
 
     torch.manual_seed(0)
     module = make().eval()

@@ -73,7 +73,7 @@ def sizes_table() -> str:
     from oskt.compare.rows import read_rows
     from oskt.compare.summary import AT_ONCE, costs, grids
     from oskt.compare.verdicts import verdicts
-    from oskt.console import duration_text
+    from oskt.report.duration import duration_text
     from oskt.report.table import count_text
 
     rows = read_rows(COMPARE / "sizes.jsonl")

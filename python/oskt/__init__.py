@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oskt import interop, models
-    from oskt.chain import WeightChain
-    from oskt.joint import JointModel
-    from oskt.ladder import ChainLadder
+    from oskt.chain import ChainLadder, WeightChain
+    from oskt.train.joint import JointModel
 
 __all__ = ["ChainLadder", "JointModel", "WeightChain", "interop", "models"]
 
 _CLASSES = {
-    "ChainLadder": "oskt.ladder",
-    "JointModel": "oskt.joint",
+    "ChainLadder": "oskt.chain",
+    "JointModel": "oskt.train.joint",
     "WeightChain": "oskt.chain",
 }
 

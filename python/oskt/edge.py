@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt import lists, reading
+from oskt import reading
 from oskt.files import chain_file
 from oskt.files.contents import Contents
 from oskt.files.part_file import Source
 from oskt.files.tensor_file import MODEL, file_hash, write_arrays
-from oskt.routing import Ladder
 from oskt.widths import presets, shapes
+from oskt.widths.ladder import Ladder
 from oskt.widths.shapes import Curves
 from oskt.widths.sizes import Sizes
 
@@ -88,7 +88,7 @@ class EdgeChain(Sizes):
         items = reading.student(self.coupling, self.partitions, sizes, norm, self.layouts)
         named_shapes = self.shapes(sizes)
         ends = np.cumsum([math.prod(form) for form in named_shapes.values()])
-        parts = np.split(lists.apply(items, self._flat), ends[:-1])
+        parts = np.split(reading.apply(items, self._flat), ends[:-1])
         named = {
             name: part.reshape(form) for (name, form), part in zip(named_shapes.items(), parts)
         }

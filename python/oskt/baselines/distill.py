@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from oskt.baselines.starts import seeded
 from oskt.files.checkpoint import save_model
-from oskt.losses import ReIDLoss, distillation
 from oskt.train.loop import Batches, fit
+from oskt.train.losses import ReIDLoss, distillation
 from oskt.train.process import World
 from oskt.train.recipe import Recipe, flag
 from oskt.train.teacher import describe, output_sizes

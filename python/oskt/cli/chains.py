@@ -9,14 +9,14 @@ import torch
 import typer
 
 from oskt import edge, interop, students
-from oskt.chain_tables import group_table, part_table, rung_table, size_table, width_table
+from oskt.chain import ChainLadder
 from oskt.cli.flags import SizeOptions, flags, numbers
 from oskt.cli.sizes import ask, open_data
+from oskt.cli.tables import group_table, part_table, rung_table, size_table, width_table
 from oskt.cli.words import Device, console
 from oskt.files import progressive
 from oskt.files.checkpoint import file_hash, save_model
 from oskt.files.part_file import PartFile, is_part_file
-from oskt.ladder import ChainLadder
 
 
 @flags(size=SizeOptions)

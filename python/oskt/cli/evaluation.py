@@ -12,7 +12,7 @@ import typer
 from oskt import export, students
 from oskt.cli.words import Data, Device, console
 from oskt.data import read_data
-from oskt.evaluate import evaluate as score
+from oskt.evaluation import evaluate as score
 from oskt.files.checkpoint import provenance, write_atomic
 from oskt.train import World
 

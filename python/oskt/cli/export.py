@@ -10,15 +10,15 @@ from rich.console import Console
 from torch import nn
 
 from oskt import students
+from oskt.chain import ChainLadder
 from oskt.cli.flags import SizeOptions, flags
 from oskt.cli.sizes import ask
 from oskt.data import read_data
 from oskt.data.images import SUFFIXES
-from oskt.evaluate import evaluate
+from oskt.evaluation import evaluate
 from oskt.export import Exported, export_model, formats
 from oskt.files.part_file import is_part_file
 from oskt.files.tensor_file import CHAIN, file_hash, format_of
-from oskt.ladder import ChainLadder
 
 console = Console(markup=False, soft_wrap=True)  # a path may hold brackets
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder, WeightChain
 from oskt.cli.flags import SizeOptions
-from oskt.ladder import ChainLadder
-from oskt.pipeline import ReIDData
+from oskt.task import ReIDData
 from oskt.train import Recipe, World
 from oskt.widths import sensitivity
 from oskt.widths.latency import RUNTIMES, Latency, Meter

@@ -11,14 +11,13 @@ import torch
 import typer
 
 from oskt import models, students
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder, WeightChain
 from oskt.cli.flags import RunOptions, numbers, training_flags
 from oskt.cli.words import Data, Out, console
 from oskt.coupling.clustering import METHODS, NESTINGS
 from oskt.files.checkpoint import file_hash
-from oskt.ladder import ChainLadder
 from oskt.models.pretrained import load_pretrained
-from oskt.pipeline import ReIDData, example_images
+from oskt.task import ReIDData, example_images
 from oskt.train import (
     Recipe,
     RefineRecipe,

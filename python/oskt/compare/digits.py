@@ -23,7 +23,7 @@ _TEST = 600
 class Digits:
     """1797 pictures of 8 x 8, upscaled; 600 of them, the same ones always, are for testing.
 
-    It has the interface of `oskt.pipeline.ReIDData`, and accuracy in place of mAP.
+    It has the interface of `oskt.task.ReIDData`, and accuracy in place of mAP.
 
     Args:
         recipe: its height and width are read.

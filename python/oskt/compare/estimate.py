@@ -21,10 +21,10 @@ from oskt.compare.parts import (
 )
 from oskt.compare.scales import SIZES, Scale, built
 from oskt.compare.workshop import Workshop
-from oskt.console import duration_text
 from oskt.data import read_data
-from oskt.losses import ReIDLoss
+from oskt.report.duration import duration_text
 from oskt.train import Recipe, World
+from oskt.train.losses import ReIDLoss
 from oskt.widths import macs
 
 DRAW_S = 0.006  # a picture of 128 x 64, of all processes

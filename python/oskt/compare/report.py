@@ -14,8 +14,8 @@ from oskt.compare.rows import Row, read_rows
 from oskt.compare.summary import Cost, Grid, Line, Score, costs, grids
 from oskt.compare.tables import TABLES
 from oskt.compare.verdicts import verdicts
-from oskt.console import duration_text
 from oskt.files.checkpoint import write_atomic
+from oskt.report.duration import duration_text
 from oskt.report.page import facts_section, section, shell
 from oskt.report.table import count_text
 from oskt.train import Recipe

@@ -37,8 +37,8 @@ from oskt.compare.rows import Row, read_rows, write_rows
 from oskt.compare.scales import SCALES, Scale
 from oskt.compare.tables import TABLES, find_table
 from oskt.compare.workshop import Workshop
-from oskt.console import duration_text
 from oskt.files.checkpoint import provenance
+from oskt.report.duration import duration_text
 
 
 def run_table(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oskt.compare.digits import DigitBatches, Digits
 from oskt.compare.logs import SCORED
-from oskt.pipeline import ReIDData, TrainingBatches
+from oskt.task import ReIDData, TrainingBatches
 from oskt.train import Recipe
 
 CURVE_POINTS = 6  # evaluations of a training whose curve is drawn

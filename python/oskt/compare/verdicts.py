@@ -9,7 +9,7 @@ from oskt.compare.cells import FULL_WIDTH
 from oskt.compare.methods import OURS, TITLES
 from oskt.compare.rows import Row
 from oskt.compare.summary import AT_ONCE, Grid, costs, grids
-from oskt.console import duration_text
+from oskt.report.duration import duration_text
 
 # Share of the full width's score that nested students must keep at once (issue 5).
 KEPT = {"S3": ("a quarter of the width", 0.88), "S5": ("half width", 0.96)}

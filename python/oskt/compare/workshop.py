@@ -32,7 +32,7 @@ from oskt.coupling import Coupling
 from oskt.coupling.grouping import trace_coupling
 from oskt.data import make_pedestrians
 from oskt.files.checkpoint import file_hash, save_model, write_atomic
-from oskt.pipeline import ReIDData, example_images
+from oskt.task import ReIDData, example_images
 from oskt.train import Recipe, finetune_student, refine_chain, saliency, train_teacher
 from oskt.widths import macs, parameters
 

@@ -22,14 +22,14 @@ from torch import nn
 
 from oskt import baselines, models, students
 from oskt.chain import WeightChain
-from oskt.console import Presenter
 from oskt.data import contact_sheet, make_pedestrians
+from oskt.demo.presenter import Presenter
 from oskt.demo.scales import SCALES, Scale
-from oskt.evaluate import Evaluation
+from oskt.evaluation import Evaluation
+from oskt.evaluation.rankings import ranking_lists, spread_queries
 from oskt.files.checkpoint import file_hash, load_state, provenance
-from oskt.pipeline import ReIDData, example_images
-from oskt.rankings import ranking_lists, spread_queries
 from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
+from oskt.task import ReIDData, example_images
 from oskt.train import (
     Recipe,
     RefineRecipe,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from oskt.embedding import ImageFiles, embed
+from oskt.evaluation.embedding import ImageFiles, embed
 from oskt.export import formats, sidecar
 from oskt.export.deployment import Deployment, Parity, form_of, load
 from oskt.export.int8 import quantise

@@ -15,8 +15,8 @@ from oskt.export import formats
 class Deployment(nn.Module):
     """A deployment file as a network like any other: normalised images in, embeddings out.
 
-    `oskt.evaluate.evaluate` and `oskt.embedding.embed` take it in place of a network, whatever the
-    file's own input is. It runs on the CPU.
+    `oskt.evaluation.evaluate` and `oskt.evaluation.embedding.embed` take it in place of a network,
+    whatever the file's own input is. It runs on the CPU.
 
     Args:
         data: the file's bytes.

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt import lists, reading
+from oskt import reading
 from oskt.files.contents import Contents
-from oskt.lists import Item
+from oskt.reading import Item
 
 
 def lacking(wide: Contents, widths: Mapping[str, int]) -> NDArray[Any]:
@@ -61,7 +61,7 @@ def widened(
         weight[known] = others[from_others:end].reshape(-1, area)
         from_others = end
         end = from_narrow + len(rows) * len(columns) * area
-        rest = narrow[from_narrow:end] - lists.apply([merged], weight.ravel())
+        rest = narrow[from_narrow:end] - reading.apply([merged], weight.ravel())
         from_narrow = end
         share = np.empty(rows.size)
         share[rows.index] = rows.weight

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt import expansion, models
-from oskt.chain import WeightChain
+from oskt import models
+from oskt.chain import WeightChain, expansion
 from oskt.coupling.grouping import trace_coupling
 from oskt.coupling.tracing import on_meta
 from oskt.interop import cnn, vit

@@ -95,7 +95,7 @@ class ReportData:
         curves: name of a training -> its log records; keys with "loss" and "mAP" are drawn.
         groups: the clustering.
         rankings: ranking lists of a few queries (`oskt.report.rankings`; choose the queries by
-            `oskt.rankings.spread_queries`, so that they are not picked by hand).
+            `oskt.evaluation.rankings.spread_queries`, so that they are not picked by hand).
         samples: rows of pictures of the data set (`oskt.report.samples`).
         facts: heading -> what to know to repeat the run: text, a list of lines, or a dict.
 

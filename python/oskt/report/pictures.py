@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from oskt.data.split import Split
-from oskt.rankings import RankingLists
+from oskt.evaluation.rankings import RankingLists
 from oskt.report.data import Hit, Ranking
 
 

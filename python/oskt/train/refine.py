@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from oskt.calibration import calibrate
+from oskt.chain import ChainLadder
+from oskt.chain.calibration import calibrate
 from oskt.files.checkpoint import provenance, save_model
-from oskt.joint import JointModel
-from oskt.ladder import ChainLadder
-from oskt.losses import ReIDLoss, distillation, similarity_distillation
-from oskt.nested import NestedModel
+from oskt.train.joint import JointModel
 from oskt.train.loop import Batches, fit
+from oskt.train.losses import ReIDLoss, distillation, similarity_distillation
+from oskt.train.nested import NestedModel
 from oskt.train.process import World
 from oskt.train.recipe import RefineRecipe
 from oskt.train.teacher import describe, output_sizes
@@ -122,7 +122,7 @@ def refine_chain(
         parent: the teacher's file; its hash is stored.
         classifier: keep the S-Student's classifier in the file, so that students start with it.
         calibration: of a nested chain: images on which norm statistics are measured at the end
-            (see oskt.calibration.calibrate), so that students of every width work at once.
+            (see oskt.chain.calibration.calibrate), so that students of every width work at once.
         options: those of `loop.fit`; `evaluate` sees teacher and S-Students, which metrics name
             student, student2, ... from the narrowest.
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from oskt.files.checkpoint import file_hash, save_model
-from oskt.losses import ReIDLoss
 from oskt.train.loop import Batches, fit
+from oskt.train.losses import ReIDLoss
 from oskt.train.process import World
 from oskt.train.recipe import Recipe
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt.losses import ReIDLoss
+from oskt.train.losses import ReIDLoss
 from oskt.train.process import World
 from oskt.train.recipe import Recipe
 

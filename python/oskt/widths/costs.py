@@ -1,16 +1,73 @@
-"""What students cost, as one array form for searches. Needs no torch."""
+"""What students cost: sums over tensors, and one array form of them for searches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt.coupling import Coupling
-from oskt.widths import Term
+from oskt.coupling import AxisRuns, Coupling
 
 Array = NDArray[np.float64]
+
+
+class Term(NamedTuple):
+    """Numbers that cost something: their shape at given widths, and what each of them counts."""
+
+    shape: Callable[[Mapping[str, int]], tuple[int, ...]]
+    counts: tuple[int, ...]
+
+
+def terms(coupling: Coupling, exclude: Iterable[str] = ()) -> Iterator[Term]:
+    """Everything that a student's costs are sums over, with counts (parameters, MACs, bytes).
+
+    Args:
+        coupling: of the teacher.
+        exclude: modules whose tensors are no parameters of the backbone: those of its head.
+
+    Returns:
+        Parameters: trained numbers, weights and vectors. MACs: multiply-accumulates per image in
+        evaluation mode, of convolutions and linears and of attention's two products. Bytes: four
+        for every number that inference reads, norm statistics and the head included, the
+        classifier (and what else only training needs) and batch counters not.
+    """
+    training_only = coupling.training_only
+    outside = tuple(f"{module}." for module in exclude)
+    for name, layout in coupling.layouts.items():
+        trained = layout.role in ("weight", "vector") and not name.startswith(outside)
+        read = name not in training_only and len(layout.shape) > 0
+        yield Term(
+            partial(coupling.shape, name),
+            (int(trained), coupling.positions.get(name, 0), 4 * int(read)),
+        )
+    for axis, count in coupling.products:
+        yield Term(partial(_length, coupling, axis), (0, count, 0))
+
+
+def _length(coupling: Coupling, axis: AxisRuns, widths: Mapping[str, int]) -> tuple[int]:
+    return (coupling.axis_size(axis, widths),)
+
+
+def parameters(coupling: Coupling, widths: Mapping[str, int], exclude: Iterable[str] = ()) -> int:
+    """Trained numbers of the student (see terms), without the modules in `exclude`."""
+    return _total(coupling, widths, exclude, 0)
+
+
+def macs(coupling: Coupling, widths: Mapping[str, int]) -> int:
+    """Multiply-accumulates per image (see terms)."""
+    return _total(coupling, widths, (), 1)
+
+
+def _total(
+    coupling: Coupling, widths: Mapping[str, int], exclude: Iterable[str], which: int
+) -> int:
+    return sum(
+        math.prod(term.shape(widths)) * term.counts[which] for term in terms(coupling, exclude)
+    )
 
 
 class Costs:
@@ -22,7 +79,7 @@ class Costs:
 
     Args:
         coupling: of the teacher.
-        terms: shapes at given widths and k counts each, as of oskt.widths.terms; every shape is
+        terms: shapes at given widths and k counts each, as of `terms`; every shape is
             asked for once per group, and the rest is arithmetic.
 
     Attributes:

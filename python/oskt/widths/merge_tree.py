@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from oskt.widths import Clustering
+from oskt.widths.clustering import Clustering
 
 
 @dataclass(frozen=True, eq=False)

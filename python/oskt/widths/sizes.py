@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import Any
 
 from oskt.coupling import Coupling, TensorLayout
-from oskt.widths import Clustering, presets, resolve, round_width, shapes, terms
+from oskt.widths import presets, shapes
 from oskt.widths.budget import Budget, Path, Timer
-from oskt.widths.costs import Costs
+from oskt.widths.clustering import Clustering
+from oskt.widths.costs import Costs, terms
 from oskt.widths.merge_tree import MergeTree, Partitions
+from oskt.widths.resolving import resolve, round_width
 from oskt.widths.shapes import Curves
 
 

@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from oskt.report.data import ResultRow
+from oskt.report.duration import duration_text
 from oskt.report.table import headline, rich_table
 
 
@@ -76,20 +77,3 @@ class Presenter:
         places.add_row("[bold]Time[/]", duration_text(sum(self.seconds.values())))
         self.console.print(Panel(headline(rows), border_style="cyan", padding=(1, 2)))
         self.console.print(Padding(places, (0, 3)))
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as people say them.
-
-    Example:
-        >>> duration_text(0.0021), duration_text(12.34), duration_text(75), duration_text(7500)
-        ('2.1 ms', '12.3 s', '1 min 15 s', '2 h 5 min')
-    """
-    if 0 < seconds < 0.05:
-        return f"{1000 * seconds:.1f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

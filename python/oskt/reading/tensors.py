@@ -1,7 +1,7 @@
 """Who reads what: how every tensor of a student is made of those of a chain, as lists.
 
-It stands here once and needs no torch: `oskt.expansion.plan` has the lists run by the expand
-operator, `oskt.lists.apply` by NumPy.
+It stands here once and needs no torch: `oskt.chain.expansion.plan` has the lists run by the
+expand operator, `oskt.reading.apply` by NumPy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oskt.coupling import AxisRuns, ChannelGroup, Coupling, TensorLayout
-from oskt.lists import Item, Reading
+from oskt.reading.lists import Item, Reading
 from oskt.widths import Clustering, cut
 from oskt.widths.merge_tree import MergeTree, Partitions
 

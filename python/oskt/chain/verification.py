@@ -16,7 +16,7 @@ from oskt.widths import Clustering, cut
 from oskt.widths.merge_tree import MergeTree, Partitions
 
 if TYPE_CHECKING:
-    from oskt.chain import WeightChain
+    from oskt.chain.weight_chain import WeightChain
 
     MakeChain = Callable[[nn.Module, Coupling, Partitions, Mapping[str, object]], WeightChain]
 

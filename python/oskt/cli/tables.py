@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from oskt.chain import ChainLadder
 from oskt.files.part_file import Part
-from oskt.ladder import ChainLadder
 from oskt.widths import EIGHTHS, presets
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oskt.coupling import Coupling, TensorLayout
-from oskt.lists import Item, Reading
+from oskt.reading import Item, Reading
 from oskt.widths import Clustering
 from oskt_ext import ExpansionPlan, IndexMap, RefiningItem, RefiningPlan
 

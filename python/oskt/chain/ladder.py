@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt.chain import WeightChain, read_contents
+from oskt.chain.weight_chain import WeightChain, read_contents
 from oskt.files.checkpoint import write_tensors
 from oskt.files.contents import together
 from oskt.files.part_file import Source
 from oskt.files.tensor_file import CHAIN
-from oskt.routing import Ladder
 from oskt.widths.budget import Timer
+from oskt.widths.ladder import Ladder
 from oskt.widths.latency import Meter
 
 
@@ -23,8 +23,8 @@ class ChainLadder(Ladder[WeightChain]):
     """Weight chains of one teacher at several widths, usually each twice the one before.
 
     A published chain is best at its own width: with several, a student of any size is near one
-    (see oskt.routing.Ladder for which). `oskt.train.refine_chain` trains them all in one run, in
-    which the teacher's forward and backward are shared.
+    (see oskt.widths.ladder.Ladder for which). `oskt.train.refine_chain` trains them all in one run,
+    in which the teacher's forward and backward are shared.
 
     Example:
         >>> from oskt.models.resnet import ResNet

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oskt import students
-from oskt.chain import STATISTICS, WeightChain
+from oskt.chain.weight_chain import STATISTICS, WeightChain
 from oskt.coupling import TensorLayout
 from oskt.widths import EIGHTHS
 from oskt.widths.merge_tree import MergeTree

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import oskt_ext
-from oskt import expansion, models, reading, students, verification, widths
+from oskt import models, reading, students, widths
+from oskt.chain import expansion, verification
 from oskt.coupling import Coupling
 from oskt.coupling.clustering import cluster_channels, nest_channels
 from oskt.coupling.grouping import trace_coupling
@@ -26,7 +27,7 @@ from oskt.files.checkpoint import read_tensors, write_tensors
 from oskt.files.contents import Contents, apart
 from oskt.files.part_file import Source, is_part_file
 from oskt.files.tensor_file import CHAIN
-from oskt.lists import Item
+from oskt.reading import Item
 from oskt.widths.budget import Timer
 from oskt.widths.latency import Meter
 from oskt.widths.merge_tree import MergeTree, Partitions

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import oskt_ext
-from oskt import expansion, reading, students
-from oskt.chain import VECTORS, WEIGHTS, WeightChain
+from oskt import reading, students
+from oskt.chain import VECTORS, WEIGHTS, WeightChain, expansion
 from oskt.widths import round_width
 from oskt.widths.merge_tree import MergeTree
 from oskt_ext import ExpansionPlan

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import oskt_ext
-from oskt import expansion, reading, students
-from oskt.chain import STATISTICS, VECTORS, WEIGHTS, WeightChain
+from oskt import reading, students
+from oskt.chain import STATISTICS, VECTORS, WEIGHTS, WeightChain, expansion
 
 
 class JointModel(nn.Module):
@@ -123,7 +123,7 @@ class Branch(nn.Module):
         if chain.kind != "oskt":
             raise ValueError(
                 f"JointModel: chain must be of kind 'oskt', got {chain.kind!r}. "
-                "Nested chains are trained by oskt.nested.NestedModel; recipes have chain='nested'."
+                "oskt.train.nested.NestedModel trains nested ones; recipes have chain='nested'."
             )
         coupling = chain.coupling
         self._chain = chain

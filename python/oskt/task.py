@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from oskt import students
 from oskt.data import Augment, ImageStore, PKSampler, ReIDLoader, read_data
 from oskt.data.loader import fit_in_memory
-from oskt.embedding import ImageFiles
-from oskt.evaluate import Evaluation, evaluate
+from oskt.evaluation import Evaluation, evaluate
+from oskt.evaluation.embedding import ImageFiles
 from oskt.train import Recipe, World
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from oskt.embedding import ImageFiles, embed
+from oskt.evaluation.embedding import ImageFiles, embed
+from oskt.evaluation.rankings import label_columns
 from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
-from oskt.rankings import label_columns
 from oskt_ext import RetrievalMetrics, distance_metrics, k_reciprocal, retrieval_metrics
 
 
