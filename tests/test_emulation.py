@@ -131,6 +131,18 @@ def test_k_reciprocal(set_order, dtype, queries, gallery, k1, k2):
         check(set_order, "k_reciprocal_distances", *sides, *tables, ulps=16)
 
 
+def test_k_reciprocal_of_nan_stays_within_its_rows(set_order):
+    """On CUDA a check would wait for the device, so every entry of a list is a row."""
+    queries, gallery = normal(3, 5), normal(9, 5)
+    gallery[2] = queries[1] = torch.nan
+    set_order(0)
+    start, column, _, _ = torch.ops.oskt_emulated.k_reciprocal(queries, gallery, "cosine", 3, 2)
+    assert start[0] == 0
+    assert (start.diff() >= 0).all()
+    assert start[-1] == len(column)
+    assert ((column >= 0) & (column < 12)).all()
+
+
 # ----------------------------------------------------------------------------------- clusters
 
 SHAPES = [(1, 1), (2, 3), (33, 27), (70, 20), *[(3, 2)] * 20]  # more than one launch takes along

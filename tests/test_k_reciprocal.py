@@ -341,5 +341,14 @@ def test_direct_calls_cannot_read_wild_memory(position, value, message):
         torch.ops.oskt_ext.k_reciprocal_distances(*arguments, "cosine", 0.3)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_direct_calls_refuse_nan(metric):
+    """The public function says which features; the operator itself must stay within its memory."""
+    queries, gallery = problem(4, 6)
+    gallery[2] = torch.nan
+    with pytest.raises(ValueError, match=r"^k_reciprocal: features must be finite, got NaN or Inf"):
+        torch.ops.oskt_ext.k_reciprocal(queries, gallery, metric, 3, 2)
+
+
 def test_docstring_example():
     assert doctest.testmod(sys.modules["oskt_ext.k_reciprocal"]).failed == 0

@@ -95,6 +95,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> encode_all(const Tensor& queries, con
   const FeatureRows<scalar_t> features({queries, gallery}, cosine);
   const int64_t n = features.count();
   const NearestLists<acc_t> lists = find_nearest(features, sizes.list);
+  // A score that is NaN is in no list, and what is left in its place is no row.
+  check(*std::max_element(lists.index.begin(), lists.index.end()) < n,
+        "k_reciprocal: features must be finite, got NaN or Inf. Clean them with torch.nan_to_num.");
   std::vector<double> farthest(n);
   for (int64_t i = 0; i < n; ++i) farthest[i] = features.offset(i) - lists.lowest[i];
   const Nearest nearest{lists.index.data(), sizes.list, sizes.near, sizes.half};

@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(kThreads) nearest_kernel(NearestParams<acc_t> 
     if (threadIdx.x % kWarp == 0) firsts[warp] = first;
     __syncthreads();  // the first place of every warp is there
     last = first_of_warp(threadIdx.x % kWarp < kWarps ? firsts[threadIdx.x % kWarp] : nobody);
-    if (threadIdx.x == 0) p.index[i * p.length + k] = last.index;
+    // Nobody is left where scores are NaN; every entry must be a row all the same.
+    if (threadIdx.x == 0) p.index[i * p.length + k] = min(last.index, rows - 1);
     __syncthreads();  // all warps have read them
   }
 }
