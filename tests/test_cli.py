@@ -168,6 +168,24 @@ def test_a_nested_chain_goes_on_on_other_data(work, tmp_path):
             CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
+def test_other_people_get_a_classifier_of_their_own_however_many_they_are(work, tmp_path):
+    """As many identities, of the same names: the images tell them apart."""
+    shutil.copytree(work / "data", tmp_path / "copy")
+    run("data", "make", tmp_path / "others", "--train-ids", 8, "--test-ids", 4, "--images-per-id",
+        4, "--cameras", 2, "--height", 32, "--width", 16, "--workers", 1, "--seed", 1)  # fmt: skip
+    nested = [*refine(work, tmp_path / "a", "--recipe", "nested", "--alpha", "0", "--epochs", "1")]
+    told = {}
+    for name in ("copy", "others"):
+        nested[2], nested[4] = tmp_path / name, tmp_path / f"{name}-out"
+        told[name] = "anchor 0: of these identities" in run(*nested)
+    assert told == {"copy": False, "others": True}
+    student = tmp_path / "s.safetensors"
+    run("expand", tmp_path / "others-out" / "chain.safetensors", "--width", 0.5, "--out", student)
+    known = load_state(student)[1]["identities"]
+    assert known == load_state(tmp_path / "others-out" / "teacher.safetensors")[1]["identities"]
+    assert known != load_state(work / "teacher" / "teacher.safetensors")[1]["identities"]
+
+
 def test_a_killed_refinement_resumes_to_the_same_weights(work, tmp_path):
     whole = WeightChain.load(work / "refine" / "chain.safetensors")
     command = [sys.executable, "-m", "oskt", *map(str, refine(work, tmp_path / "cut"))]

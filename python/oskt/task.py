@@ -59,6 +59,11 @@ class ReIDData:
         return self.set.train.num_ids
 
     @property
+    def identities(self) -> str:
+        """Who they are, as a fingerprint."""
+        return self.set.identities
+
+    @property
     def title(self) -> str:
         """What the data set is called in tables."""
         return self.set.title
@@ -133,11 +138,13 @@ class ReIDData:
 
 
 class TrainingBatches:
-    """The `Batches` that oskt.train.fit reads; `fingerprint` tells one data set from another."""
+    """The `Batches` that oskt.train.fit reads; `fingerprint` tells one data set from another,
+    `identities` those whom a classifier knows from others."""
 
     def __init__(self, data: ReIDData, recipe: Recipe, progress: bool) -> None:
         train = data.set.train
         self.num_classes = train.num_ids
+        self.identities = data.identities
         self.loader = ReIDLoader(
             train,
             data.size,

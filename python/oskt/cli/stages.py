@@ -153,9 +153,11 @@ def refine(
     _check_method(method, recipe.chain)
     shares = numbers("refine: --chain-width", chain_width or "0.125", float, "0.125,0.25,0.5")
     known = None if from_chain is None else _nested_chain(from_chain)
-    model = students.load_model(parent)[0] if known is None else known.student(width=1.0)
+    model, meta = (
+        students.load_model(parent) if known is None else (known.student(width=1.0), known.meta)
+    )
     folder = _open(data, recipe, run, out)
-    if _fit_classifier(model, folder.num_classes) and recipe.anchor:
+    if _fit_classifier(model, meta, folder) and recipe.anchor:
         console.print("anchor 0: of these identities the teacher has had nothing to say")
         recipe = replace(recipe, anchor=0.0)
     training = folder.training(recipe)
@@ -186,9 +188,9 @@ def finetune(
     student: Annotated[Path, typer.Option(help="model file of `oskt expand`")],
 ) -> None:
     """Train a student on a data folder; writes OUT/student.safetensors."""
-    model, _ = students.load_model(student)
+    model, meta = students.load_model(student)
     folder = _open(data, recipe, run, out)
-    _fit_classifier(model, folder.num_classes)
+    _fit_classifier(model, meta, folder)
     path = finetune_student(
         model, folder.training(recipe), recipe, out, parent=student, **_fit_options(folder, run)
     )
@@ -257,12 +259,13 @@ def _nested_chain(path: Path) -> WeightChain:
     return chain
 
 
-def _fit_classifier(model: torch.nn.Module, classes: int) -> bool:
+def _fit_classifier(model: torch.nn.Module, meta: Mapping[str, Any], folder: ReIDData) -> bool:
     """Whether there are other identities than the model was trained on: it gets a classifier of
-    their own."""
-    others = students.num_classes(model) != classes
+    their own. A file that does not say whom it knows is told by their number alone."""
+    others = students.num_classes(model) != folder.num_classes
+    others |= meta.get("identities", folder.identities) != folder.identities
     if others:
-        students.replace_classifier(model, classes)
+        students.replace_classifier(model, folder.num_classes)
     return others
 
 

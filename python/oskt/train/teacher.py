@@ -115,6 +115,7 @@ def describe(
         "parent": file_hash(parent) if parent is not None else None,
         "recipe": recipe.to_dict(),
         "data": getattr(data, "fingerprint", ""),
+        "identities": getattr(data, "identities", None),
         "metrics": metrics,
     }
     return {name: value for name, value in known.items() if value is not None}

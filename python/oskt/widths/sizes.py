@@ -72,8 +72,9 @@ class Sizes:
 
     @property
     def trained_on(self) -> dict[str, Any]:
-        """What students' files keep of the training: the recipe, which says the images' size."""
-        return {key: self.meta[key] for key in ("recipe",) if key in self.meta}
+        """What students' files keep of the training: the recipe, which says the images' size, and
+        whom the classifier knows."""
+        return {key: self.meta[key] for key in ("recipe", "identities") if key in self.meta}
 
     @property
     def layouts(self) -> list[TensorLayout]:
