@@ -13,7 +13,7 @@ from oskt.chain import ChainLadder
 from oskt.cli.flags import SizeOptions, flags, numbers
 from oskt.cli.sizes import ask, open_data
 from oskt.cli.tables import group_table, part_table, rung_table, size_table, width_table
-from oskt.cli.words import Device, console
+from oskt.cli.words import Device, console, say
 from oskt.files import progressive
 from oskt.files.checkpoint import file_hash, save_model
 from oskt.files.part_file import PartFile, is_part_file
@@ -80,8 +80,8 @@ def expand(
         }
         save_model(out, student.cpu(), meta)
     if len(ladder.chains) > 1:
-        console.print(f"from {ladder.name_of(source)}")
-    console.print(f"student: {out}  {answer}")
+        say(f"from {ladder.name_of(source)}")
+    say(f"student: {out}  {answer}")
 
 
 @flags(size=SizeOptions)
@@ -103,7 +103,7 @@ def widths(
     answer = ask(ladder, size, device)
     if every:
         console.print(width_table(ladder.groups, answer.widths))
-    console.print(str(answer), soft_wrap=True)
+    say(str(answer))
 
 
 def pack(
@@ -134,7 +134,7 @@ def import_published(
     """Turn a chain of the published OSKT code into a chain file."""
     chain = interop.load_published_chain(folder)
     chain.save(out, dtype=torch.float16 if half else None)
-    console.print(f"chain: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    say(f"chain: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     console.print(group_table(ChainLadder([chain])))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from oskt.cli.words import console
+from oskt.cli.words import say
 from oskt.data import check_data, contact_sheet, make_pedestrians, read_data
 
 
@@ -39,7 +39,7 @@ def make(
     typer.echo(read_data(root).describe())
     if sheet is not None:
         contact_sheet(root, sheet)
-        console.print(f"contact sheet: {sheet}")
+        say(f"contact sheet: {sheet}")
 
 
 def check(

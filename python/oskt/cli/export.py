@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from torch import nn
 
 from oskt import students
 from oskt.chain import ChainLadder
 from oskt.cli.flags import SizeOptions, flags
 from oskt.cli.sizes import ask
+from oskt.cli.words import say
 from oskt.data import read_data
 from oskt.data.images import SUFFIXES
 from oskt.evaluation import evaluate
 from oskt.export import Exported, export_model, formats
 from oskt.files.part_file import is_part_file
 from oskt.files.tensor_file import CHAIN, file_hash, format_of
-
-console = Console(markup=False, soft_wrap=True)  # a path may hold brackets
 
 
 @flags(size=SizeOptions)
@@ -132,15 +130,12 @@ def _show(done: Exported) -> None:
     about = done.about
     for name, parity in done.parity.items():
         of = "int8 against float32" if name == "int8" else f"parity on {name}"
-        console.print(f"{of}: {parity}", highlight=False)
+        say(f"{of}: {parity}")
     for name, scores in done.scores.items():
-        console.print(
-            f"{name}: mAP {scores['mAP']:.1%}, rank-1 {scores['rank1']:.1%}", highlight=False
-        )
-    console.print(
+        say(f"{name}: mAP {scores['mAP']:.1%}, rank-1 {scores['rank1']:.1%}")
+    say(
         f"{about['format']}: {done.path} ({done.path.stat().st_size / 1e6:.2f} MB)  "
         f"{about['parameters']:,} parameters, {about['macs'] / 1e6:,.1f} M MACs, "
         f"{formats.INPUT} (N, 3, {about['img_size'][0]}, {about['img_size'][1]}) "
-        f"-> {formats.OUTPUT} (N, {about['feature_dim']})",
-        highlight=False,
+        f"-> {formats.OUTPUT} (N, {about['feature_dim']})"
     )

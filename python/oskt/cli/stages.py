@@ -13,7 +13,7 @@ import typer
 from oskt import models, students
 from oskt.chain import ChainLadder, WeightChain
 from oskt.cli.flags import RunOptions, numbers, training_flags
-from oskt.cli.words import Data, Out, console
+from oskt.cli.words import Data, Out, console, say
 from oskt.coupling.clustering import METHODS, NESTINGS
 from oskt.files.checkpoint import file_hash
 from oskt.models.pretrained import load_pretrained
@@ -99,7 +99,7 @@ def teacher(
         report = load_pretrained(network, pretrained, min_coverage=min_coverage, pixels=pixels)
         console.print(report.table())
     path = train_teacher(network, folder.training(recipe), recipe, out, **_fit_options(folder, run))
-    console.print(f"teacher: {path}")
+    say(f"teacher: {path}")
 
 
 @training_flags("paper-refine", chain={"nested": "nested"})
@@ -158,7 +158,7 @@ def refine(
     )
     folder = _open(data, recipe, run, out)
     if _fit_classifier(model, meta, folder) and recipe.anchor:
-        console.print("anchor 0: of these identities the teacher has had nothing to say")
+        say("anchor 0: of these identities the teacher has had nothing to say")
         recipe = replace(recipe, anchor=0.0)
     training = folder.training(recipe)
     if known is None:
@@ -176,7 +176,7 @@ def refine(
         model, ladder, training, recipe, out, parent=parent, classifier=classifier,
         calibration=folder.unlabelled, **_fit_options(folder, run),
     )  # fmt: skip
-    console.print(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    say(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @training_flags("paper-student")
@@ -194,7 +194,7 @@ def finetune(
     path = finetune_student(
         model, folder.training(recipe), recipe, out, parent=student, **_fit_options(folder, run)
     )
-    console.print(f"student: {path}")
+    say(f"student: {path}")
 
 
 def _open(data: str, recipe: Recipe, run: RunOptions, out: Path) -> ReIDData:
@@ -272,4 +272,4 @@ def _fit_classifier(model: torch.nn.Module, meta: Mapping[str, Any], folder: ReI
 def _print_frozen(ladder: ChainLadder) -> None:
     for group in ladder.coupling.groups.values():
         if group.frozen:
-            console.print(f"frozen at {group.size}: {group.name} ({group.frozen})")
+            say(f"frozen at {group.size}: {group.name} ({group.frozen})")

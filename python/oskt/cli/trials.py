@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from oskt.cli.words import Device, Out, console
+from oskt.cli.words import Device, Out, say
 
 
 def demo(
@@ -75,7 +75,7 @@ def compare(
     assert place is not None
     if table == "report":
         for page in write_reports(place):
-            console.print(f"report: {page}")
+            say(f"report: {page}")
         return
     complete = run_table(
         table, place, scale=scale, seeds=_seeds(seeds), methods=_names(methods),
@@ -90,7 +90,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of `oskt demo`")]
     """Draw a run's report again from its stored rows."""
     from oskt.report import load_report, write_report
 
-    console.print(f"report: {write_report(folder, load_report(folder))}")
+    say(f"report: {write_report(folder, load_report(folder))}")
 
 
 def _seeds(text: str | None) -> list[int] | None:

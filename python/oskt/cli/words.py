@@ -10,6 +10,12 @@ from rich.console import Console
 
 console = Console(markup=False)  # a path may hold brackets
 
+
+def say(text: str) -> None:
+    """One line, which is never broken: whoever reads it through a pipe finds paths whole."""
+    console.print(text, soft_wrap=True, highlight=False)
+
+
 Data = Annotated[
     str, typer.Option(help="data set, 'PATH' or 'PATH?few_shot=0.1,seed=3'; see data check --help")
 ]
