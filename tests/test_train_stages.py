@@ -121,6 +121,24 @@ def test_the_full_width_is_held_to_the_teacher_as_it_was():
     assert "before.conv.weight" in held.state_dict()  # a resumed run is held to the same
 
 
+def test_students_are_told_by_the_teacher_as_it_was_where_there_is_an_anchor():
+    images, ids, _ = next(TinyData().batches(1))
+    joint = TinyJoint(TinyNet(dropout=0.0))
+    telling = {"alpha": 0.0, "distill": 1.0, "similarity": 1.0}
+    held, free = (JointObjective(joint, recipe(anchor=a, **telling)) for a in (2.0, 0.0))
+
+    def told(by):
+        _, parts = by(images, ids, 0.0)
+        return parts["student/distillation"], parts["student/similarity"]
+
+    start = told(held)
+    assert told(free) == start
+    with torch.no_grad():
+        joint.teacher.conv.weight[:3].neg_()
+    assert told(held) == start
+    assert all(new != old for new, old in zip(told(free), start))
+
+
 def test_the_loss_of_the_full_width_can_be_left_out():
     images, ids, _ = next(TinyData().batches(1))
     joint = TinyJoint(TinyNet(dropout=0.0))

@@ -198,8 +198,8 @@ class RefineRecipe(Recipe):
     )
     anchor: float = flag(
         0.0,
-        "weight of KL(teacher as it was before || full width) on the logits, >= 0; costs a "
-        "forward pass; 0 for a teacher of other identities",
+        "weight of KL(teacher as it was before || full width) on the logits, >= 0; above 0, the "
+        "teacher as it was tells students, too; costs a forward pass; 0 on other identities",
     )
     order: Literal["saliency", "magnitude"] = flag(
         "saliency", "of a nested chain's channels, unless refine --method says another"

@@ -29,11 +29,12 @@ class JointObjective(nn.Module):
 
     L = teacher_loss L_ReID(teacher) + anchor KL(before || teacher)
         + alpha (mean over chains of L_refine)
-        + sum over students of (L_ReID(student) + distill KL(teacher || student)
-                                + similarity (cosines of teacher - cosines of student)^2).
+        + sum over students of (L_ReID(student) + distill KL(told || student)
+                                + similarity (cosines of told - cosines of student)^2).
 
     `before` is the teacher as it came here: a copy that is not trained, and part of the state, so
-    that a resumed run has the same one.
+    that a resumed run has the same one. With an anchor students are told by it, which costs nothing
+    more and knows better than a teacher at a high rate of training; else by the teacher.
 
     Args:
         joint: oskt.JointModel, or any module with its interface: in training mode it returns the
@@ -59,6 +60,7 @@ class JointObjective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
         outputs = self.joint(images)
+        told = outputs[0] if self.before is None else self.before(images)
         total = images.new_zeros(())
         parts: dict[str, Tensor] = {}
         for index, ((feature, logits), loss) in enumerate(zip(outputs, self.losses)):
@@ -67,16 +69,15 @@ class JointObjective(nn.Module):
             total = total + (one if index else recipe.teacher_loss * one)
             parts.update({f"{name}/{part}": value for part, value in its_parts.items()})
             if index and recipe.distill:
-                kl = distillation(logits, outputs[0][1], temperature=recipe.temperature)
+                kl = distillation(logits, told[1], temperature=recipe.temperature)
                 total = total + recipe.distill * kl
                 parts[f"{name}/distillation"] = kl.detach()
             if index and recipe.similarity:
-                gap = similarity_distillation(feature, outputs[0][0])
+                gap = similarity_distillation(feature, told[0])
                 total = total + recipe.similarity * gap
                 parts[f"{name}/similarity"] = gap.detach()
         if self.before is not None:
-            _, logits = self.before(images)
-            kl = distillation(outputs[0][1], logits, temperature=recipe.temperature)
+            kl = distillation(outputs[0][1], told[1], temperature=recipe.temperature)
             total = total + recipe.anchor * kl
             parts["teacher/anchor"] = kl.detach()
         if recipe.alpha:
