@@ -17,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder, WeightChain
 from oskt.cli import app, main
 from oskt.files.checkpoint import load_state
 
@@ -114,11 +114,26 @@ def test_a_ladder_is_refined_in_one_run_and_says_which_chain_it_takes(work, tmp_
     output = run("info", ladder)
     assert "chain 2 of 2, width 0.5" in output
     assert "1, 2" in output  # widths of conv1
-    with pytest.raises(ValueError, match=r"widths must be one for a nested chain, got \[0.25, 0.5"):
-        run(*refine(work, tmp_path / "y", "--chain-width", "0.25,0.5", "--recipe", "nested",
-                    "--alpha", 0))  # fmt: skip
-    with pytest.raises(ValueError, match=r"^progressive.write: chain must be nested, got kind 'o"):
+    with pytest.raises(ValueError, match=r"^pack: .* must hold one nested chain, got a ladder"):
         run("pack", ladder, "--out", tmp_path / "packed")
+    with pytest.raises(ValueError, match=r"^progressive.write: chain must be nested, got kind 'o"):
+        run("pack", work / "refine" / "chain.safetensors", "--out", tmp_path / "packed")
+
+
+def test_nested_chains_of_one_run_each_serve_some_widths(work, tmp_path):
+    nested = ["--recipe", "nested", "--alpha", "0", "--epochs", "1"]
+    run(*refine(work, tmp_path / "a", *nested, "--chain-width", "0.25,0.5"))
+    ladder = tmp_path / "a" / "chain.safetensors"
+    for width, name in ((0.5, "chain 1 of 2, up to width 0.5"), (0.75, "chain 2 of 2, up to")):
+        output = run("expand", ladder, "--width", width, "--out", tmp_path / "s.safetensors")
+        assert f"from {name}" in output
+    assert "parameters of its full width" in run("info", ladder)
+    run("refine", "--data", work / "data", "--out", tmp_path / "b", "--from-chain", ladder,
+        *nested, *SMALL)  # fmt: skip
+    before, after = (ChainLadder.load(tmp_path / n / "chain.safetensors") for n in "ab")
+    for one, other in zip(before.chains, after.chains):
+        assert (one.widths, one.groups) == (other.widths, other.groups)
+        assert not torch.equal(one.weights, other.weights)
 
 
 def test_import_of_a_published_chain(golden, tmp_path):

@@ -174,7 +174,7 @@ def test_the_other_tables_vary_what_they_name():
 def test_equal_work_has_one_folder_and_changed_settings_another():
     one, two = (cells(t, seeds=[0], sizes=["S1"], methods=["nested"]) for t in ("sizes", "chains"))
     shared = {folder_name(c.part) for c in one} & {folder_name(c.part) for c in two}
-    assert len(shared) == 1  # the short student of table 1 is that of table 6
+    assert len(shared) == 1  # the short student of table 1 is that of table 6, three chains
     part = one[-1].part
     other = replace(part, recipe=replace(part.recipe, lr=1.0))
     assert folder_name(other) != folder_name(part)

@@ -165,13 +165,14 @@ def test_verdicts_say_what_holds_and_what_does_not():
     one, three = (
         [row(m, "S3", "short", 0, 0.1, end, variant=variant) for m, end in ends.items()]
         for variant, ends in (
-            ("one chain", {"oskt-published": 0.4, "nested": 0.65}),
-            ("three chains", {"oskt-published": 0.6}),
+            ("one chain", {"oskt-published": 0.4, "nested": 0.55}),
+            ("three chains", {"oskt-published": 0.6, "nested": 0.65}),
         )
     )
     assert verdicts("chains", one + three) == [
         "After the short training, three published chains against one: S3 +20.0.",
-        "After the short training, one nested chain against three published ones: S3 +5.0.",
+        "After the short training, three nested chains against one: S3 +10.0.",
+        "After the short training, three nested chains against three published ones: S3 +5.0.",
     ]
     clustered = [
         row("oskt", "S1", "short", 0, 0.1, end, variant=f"ViT, {metric}")

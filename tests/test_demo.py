@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from oskt import demo
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder, WeightChain
 from oskt.report import load_report
 
 NETWORKS = {
@@ -47,9 +47,10 @@ def test_the_demo_runs_and_goes_on_where_it_stopped(tiny, tmp_path, capsys):
         *((f"student {w}", "finetuned") for w in ("1/4", "1/2")),
         ("student 1/4", "scratch"),
     ]
-    kinds = {kind: WeightChain.load(tmp_path / "demo" / kind / "chain.safetensors").kind
-             for kind in ("nested", "published")}  # fmt: skip
-    assert kinds == {"nested": "nested", "published": "oskt"}
+    ladders = (ChainLadder.load(tmp_path / "demo" / kind / "chain.safetensors")
+               for kind in ("nested", "published"))  # fmt: skip
+    kinds = [[chain.kind for chain in ladder.chains] for ladder in ladders]
+    assert kinds == [["nested", "nested"], ["oskt"]]
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     demo.run_demo(tmp_path / "demo", device="cpu")
     assert {path: path.stat().st_mtime_ns for path in trained} == trained

@@ -13,8 +13,10 @@ from train_fakes import CLASSES, TinyData, recipe
 
 from oskt import ChainLadder, JointModel, WeightChain, edge
 from oskt.compare.scales import CHAIN_OF, SIZES
+from oskt.files.checkpoint import load_state
 from oskt.models.resnet import ResNet
 from oskt.train import refine_chain
+from oskt.train.nested import NestedLadder
 from oskt.train.refine import JointObjective
 from oskt.widths.latency import Latency, Meter
 
@@ -126,13 +128,15 @@ class Pictures(TinyData):
             yield images.repeat(1, 1, 4, 4), ids, cameras
 
 
-def refine(out, wrap, **options):
+PUBLISHED = recipe(height=32, width=16, alpha=0.05, distill=4.0)
+
+
+def refine(out, wrap, changed=PUBLISHED, **options):
     torch.set_num_threads(1)  # bitwise runs
     teacher = make_teacher()
     path = refine_chain(
-        teacher, wrap(teacher), Pictures(steps=2),
-        recipe(height=32, width=16, alpha=0.05, distill=4.0), out, **OPTIONS, **options,
-    )  # fmt: skip
+        teacher, wrap(teacher), Pictures(steps=2), changed, out, **OPTIONS, **options
+    )
     return ChainLadder.load(path)
 
 
@@ -320,6 +324,94 @@ def test_the_edge_reads_ladders_too(ladder, path, capsys, tmp_path):
     assert "from chain 2 of 3, width 0.25\n" in capsys.readouterr().out
 
 
+# -- nested ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stretches():
+    """Nested chains of a teacher that serve 1/8 to 1/4, 1/4 to 1/2, and 1/2 to all of its width."""
+    torch.manual_seed(0)
+    teacher = ResNet(num_classes=CLASSES, **NETWORK)
+    return ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), SHARES, "nested", check=False)
+
+
+def test_nested_chains_each_serve_from_their_width_to_that_of_the_next(stretches):
+    whole = stretches.base
+    assert whole is stretches.chains[-1]
+    ends = [whole.resolve(share) for share in (*SHARES, 1.0)]
+    for chain, start, end in zip(stretches.chains, ends, ends[1:]):
+        assert (chain.widths, chain.groups) == (start, end)
+    assert (stretches.widths, stretches.groups) == (ends[0], ends[-1])
+    assert stretches.name_of(stretches.chains[0]) == "chain 1 of 3, up to width 0.25"
+
+
+@pytest.mark.parametrize(
+    ("width", "number"),
+    [(0.01, 0), (1 / 8, 0), (1 / 4, 0), (0.3, 1), (1 / 2, 1), (0.51, 2), (1, 2)],
+)
+def test_a_nested_student_is_read_from_the_narrowest_chain_that_holds_it(stretches, width, number):
+    sizes = stretches.resolve(width=width)
+    assert stretches.chain_for(sizes) is stretches.chains[number]
+    student = stretches.student(width=width)
+    assert_same_student(student, stretches.chains[number].student(widths=sizes))
+    # Nothing has been trained, so that every chain that holds it gives the same.
+    assert_same_student(student, stretches.base.student(widths=sizes))
+
+
+def test_a_budget_of_a_nested_ladder_is_that_of_its_widest_chain(stretches):
+    for limit in ({"params": 30_000}, {"macs": 2e6, "memory_mb": 1.0}):
+        assert stretches.resolve(**limit) == stretches.base.resolve(**limit)
+    assert stretches.costs(stretches.widths) == stretches.base.costs(stretches.widths)
+
+
+def test_nested_ladders_are_files_that_the_edge_reads(stretches, tmp_path):
+    path = tmp_path / "ladder.safetensors"
+    stretches.save(path, classifier=True)
+    for width in (1 / 8, 0.4, 1):
+        sizes = stretches.resolve(width=width)
+        assert_same_student(
+            ChainLadder.load(path).student(width=width), stretches.student(width=width)
+        )
+        arrays = edge.load_ladder(path).chain_for(sizes).student(widths=sizes)
+        for name, tensor in stretches.expand(sizes).items():
+            assert np.array_equal(arrays[name], tensor.numpy())
+
+
+NESTED = recipe(
+    chain="nested", alpha=0.0, distill=4.0, anchor=2.0, center_weight=0.0, random_widths=1,
+    height=32, width=16,
+)  # fmt: skip
+
+
+def nested_two(teacher):
+    images = torch.zeros(SHAPE)
+    return ChainLadder.from_teacher(teacher, images, (1 / 4, 1 / 2), "nested", check=False)
+
+
+def test_a_step_of_a_nested_ladder_runs_every_chain_and_the_teacher_first():
+    teacher = make_teacher()
+    model = NestedLadder(teacher, *nested_two(teacher).chains).train()
+    outputs = model(torch.randn(SHAPE))
+    widths = [feature.shape[1] for feature, _ in outputs]
+    assert (len(outputs), widths[0], widths[3]) == (6, 128, 64)
+    assert model.teacher is teacher
+    sum(logits.sum() for _, logits in outputs[3:]).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert model.s_students()[0].conv1.out_channels == 1
+
+
+def test_nested_chains_are_refined_in_one_run_each_with_weights_of_its_own(tmp_path):
+    refine(tmp_path / "cut", nested_two, changed=NESTED, max_steps=3)
+    whole = refine(tmp_path / "whole", nested_two, changed=NESTED)
+    assert_same_chains(refine(tmp_path / "cut", nested_two, changed=NESTED, resume=True), whole)
+    narrow, widest = whole.chains
+    assert not torch.equal(narrow.weights, widest.truncated(1 / 2).weights)
+    full = widest.student(width=1.0).state_dict()
+    trained = load_state(tmp_path / "whole" / "teacher.safetensors")[0]
+    assert all(torch.equal(tensor, full[name]) for name, tensor in trained.items())
+    assert whole.verify(quiet=True) < 1e-12
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -328,7 +420,9 @@ def test_errors(ladder, pair, path):
     teacher, (_, half) = pair
     with pytest.raises(ValueError, match=r"^ladder: chains must be one or more, got none\. Make"):
         ChainLadder([])
-    with pytest.raises(ValueError, match=r"^ladder: chains must be of kind 'oskt', got 'nested' a"):
+    with pytest.raises(ValueError, match=r"^ladder: chains must be of one kind, got 'oskt' and 'n"):
+        ChainLadder([one, make_chain(teacher, 1 / 4, kind="nested")])
+    with pytest.raises(ValueError, match=r"narrower in none, got 4 and 4 channels of conv1\. Use"):
         ChainLadder([make_chain(teacher, width, kind="nested") for width in (1 / 4, 1 / 2)])
     with pytest.raises(ValueError, match=r"^ladder: chains must have the channel groups of one te"):
         ChainLadder([one, half])
@@ -346,8 +440,6 @@ def test_errors(ladder, pair, path):
     for widths in ((), (1 / 4, 1 / 4), (0, 1 / 2)):
         with pytest.raises(ValueError, match=r"^ChainLadder.from_teacher: widths must be distinct"):
             ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), widths)
-    with pytest.raises(ValueError, match=r"^ChainLadder.from_teacher: widths must be one for a ne"):
-        ChainLadder.from_teacher(teacher, torch.zeros(SHAPE), kind="nested")
     for load in (WeightChain.load, edge.load):
         with pytest.raises(ValueError, match=r"must hold one chain, got a ladder of 3\. Read it w"):
             load(path)

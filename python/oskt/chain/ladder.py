@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from oskt.widths.latency import Meter
 class ChainLadder(Ladder[WeightChain]):
     """Weight chains of one teacher at several widths, usually each twice the one before.
 
-    A published chain is best at its own width: with several, a student of any size is near one
-    (see oskt.widths.ladder.Ladder for which). `oskt.train.refine_chain` trains them all in one run,
-    in which the teacher's forward and backward are shared.
+    A published chain is best at its own width, and a nested one is torn between narrow students,
+    which want a high rate of training, and wide ones: with several, a student of any size has one
+    that fits it (see oskt.widths.ladder.Ladder). `oskt.train.refine_chain` trains them all in one
+    run, in which the teacher is shared.
 
     Example:
         >>> from oskt.models.resnet import ResNet
@@ -48,24 +51,25 @@ class ChainLadder(Ladder[WeightChain]):
 
         Args:
             module, example_inputs: the teacher and its forward's arguments.
-            widths: shares of the teacher's channels in every free group, distinct, in (0, 1].
-            kind: "oskt", or "nested" at one width.
+            widths: shares of the teacher's channels in every free group, distinct, in (0, 1]. Of
+                kind "oskt" the chains' own; of kind "nested" the narrowest widths that they are
+                trained at: each serves from its own to that of the next, the last to full width.
+            kind: "oskt" or "nested".
             options: rows, method, seed, saliency, check, parent of WeightChain.from_teacher.
 
         Raises:
-            ValueError: equal or no widths, or several for a nested chain; others as
-                WeightChain.from_teacher.
+            ValueError: equal or no widths, others as WeightChain.from_teacher; nested chains of
+                which a wider one would be no wider.
         """
         if not widths or len(set(widths)) < len(widths) or not all(0 < w <= 1 for w in widths):
             raise ValueError(
                 "ChainLadder.from_teacher: widths must be distinct shares in (0, 1], got "
                 f"{list(widths)}. Example: widths=(0.125, 0.25, 0.5)."
             )
-        if kind == "nested" and len(widths) > 1:
-            raise ValueError(
-                f"ChainLadder.from_teacher: widths must be one for a nested chain, got "
-                f"{list(widths)}. It serves every width above its narrowest."
-            )
+        if kind == "nested":
+            whole = WeightChain.from_teacher(module, example_inputs, kind, min(widths), **options)
+            ends = [*sorted(widths)[1:], 1.0]
+            return ChainLadder([_stretch(whole, *ends) for ends in zip(sorted(widths), ends)])
         return ChainLadder(
             [
                 WeightChain.from_teacher(module, example_inputs, kind, width, **options)
@@ -76,8 +80,8 @@ class ChainLadder(Ladder[WeightChain]):
     def expand(
         self, widths: Mapping[str, int] | None = None, *, norm: str = "interpolate"
     ) -> dict[str, Tensor]:
-        """The tensors of a student by state-dict name, from the widest chain that fits; groups not
-        named have the width of the narrowest chain. Otherwise as WeightChain.expand."""
+        """The tensors of a student by state-dict name, from the chain that fits; groups not named
+        have the narrowest width of the base. Otherwise as WeightChain.expand."""
         sizes = self.resolve(widths=widths or {})
         return self.chain_for(sizes).expand(sizes, norm=norm)
 
@@ -92,17 +96,17 @@ class ChainLadder(Ladder[WeightChain]):
         norm: str = "interpolate",
         **budget: Any,
     ) -> nn.Module:
-        """A student module from the widest chain that fits; as WeightChain.student.
+        """A student module from the chain that fits; as WeightChain.student.
 
         Args:
             width, preset, norm: as there.
-            widths: group -> channels; groups not named have the width of the narrowest chain.
+            widths: group -> channels; groups not named have the narrowest width of the base.
             latency_ms, device: as there; a width is timed once, whichever chain it is tried for.
             budget: params, macs, memory_mb and shape, as there.
         """
         timer: Timer | None = None
         if latency_ms is not None:
-            timer = Meter(self.chains[0], device) if isinstance(device, str) else device
+            timer = Meter(self.base, device) if isinstance(device, str) else device
             budget |= {"latency_ms": latency_ms, "device": timer}
         sizes = self.resolve(width, widths, preset, **budget)
         student = self.chain_for(sizes).student(widths=sizes, norm=norm)
@@ -135,3 +139,14 @@ class ChainLadder(Ladder[WeightChain]):
         """Read a ladder, or a chain of either kind as a ladder of one; see WeightChain.load."""
         contents = read_contents(source)
         return ChainLadder([WeightChain.of_contents(c, source, template) for c in contents])
+
+
+def _stretch(whole: WeightChain, start: float, end: float) -> WeightChain:
+    """The part of a nested chain that serves the widths from one share to another."""
+    narrowest = whole.resolve(start)
+    chain = whole if end == 1 else whole.truncated(end)
+    part = copy.copy(chain)
+    part.partitions = {
+        name: replace(tree, narrowest=narrowest[name]) for name, tree in chain.trees.items()
+    }
+    return part

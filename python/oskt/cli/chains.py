@@ -122,7 +122,12 @@ def pack(
     ladder = ChainLadder.load(chain)
     dtype = "float16" if half else None
     shares = numbers("pack: --widths", widths, float, "0.25,0.5,1")
-    parts = progressive.write(ladder.chains[0], out, shares, dtype=dtype)
+    if len(ladder.chains) > 1:
+        raise ValueError(
+            f"pack: '{chain}' must hold one nested chain, got a ladder of {len(ladder.chains)}. "
+            "Refine with one --chain-width: its chain serves every width with one set of weights."
+        )
+    parts = progressive.write(ladder.base, out, shares, dtype=dtype)
     console.print(part_table(ladder, parts))
 
 

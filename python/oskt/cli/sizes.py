@@ -50,7 +50,7 @@ def ask(
     Raises:
         ValueError: see Sizes.resolve.
     """
-    chain = ladder.chains[0]
+    chain = ladder.base
     meter = None
     if size.runtime != "torch" and size.latency_ms is None:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 import typer
 
 from oskt import models, students
-from oskt.chain import ChainLadder, WeightChain
+from oskt.chain import ChainLadder
 from oskt.cli.flags import RunOptions, numbers, training_flags
 from oskt.cli.words import Data, Out, console, say
 from oskt.coupling.clustering import METHODS, NESTINGS
@@ -112,15 +112,16 @@ def refine(
     from_chain: Annotated[
         Path | None,
         typer.Option(
-            help="in place of --teacher: a nested chain file to go on from, on these data, in its "
-            "own order of channels"
+            help="in place of --teacher: a file of nested chains to go on from, on these data, in "
+            "their own order of channels"
         ),
     ] = None,
     chain_width: Annotated[
         str | None,
         typer.Option(
             help="narrowest width that is trained, as a share of the teacher's (default 0.125); "
-            "several, such as 0.125,0.25,0.5, make a ladder of published chains, trained in one run"
+            "several, such as 0.125,0.25,0.5 (default of nested chains), make a ladder of chains, "
+            "trained in one run"
         ),
     ] = None,
     rows: Annotated[
@@ -144,20 +145,27 @@ def refine(
 ) -> None:
     """Make a chain of a teacher and train the two together; writes OUT/chain.safetensors.
 
-    With several --chain-width the file is a ladder: a student is read from the widest chain in it
-    that is nowhere wider than the student. A nested chain serves other data than it was made on
-    best when it is refined on there, by --from-chain: one run for all sizes.
+    With several --chain-width the file is a ladder. Published chains are as wide as these say, and
+    a student is read from the widest that is nowhere wider than it. Nested chains begin at these
+    widths, each serving up to the next, the last up to the teacher: narrow students have small
+    weights of their own and leave the wide ones alone. Nested chains serve other data than they
+    were made on best when they are refined on there, by --from-chain: one run for all sizes.
     """
     making = {"--chain-width": chain_width, "--rows": rows, "--method": method}
     parent = _one_parent(teacher, from_chain, recipe, making)
     _check_method(method, recipe.chain)
-    shares = numbers("refine: --chain-width", chain_width or "0.125", float, "0.125,0.25,0.5")
-    known = None if from_chain is None else _nested_chain(from_chain)
-    model, meta = (
-        students.load_model(parent) if known is None else (known.student(width=1.0), known.meta)
-    )
+    usual = "0.125,0.25,0.5" if recipe.chain == "nested" else "0.125"
+    shares = numbers("refine: --chain-width", chain_width or usual, float, "0.125,0.25,0.5")
+    known = None if from_chain is None else _nested_chains(from_chain)
+    if known is None:
+        model, meta = students.load_model(parent)
+        networks = [model]
+    else:
+        networks, meta = [chain.student(width=1.0) for chain in known.chains], known.meta
+        model = networks[-1]
     folder = _open(data, recipe, run, out)
-    if _fit_classifier(model, meta, folder) and recipe.anchor:
+    others = [_fit_classifier(network, meta, folder) for network in networks]
+    if any(others) and recipe.anchor:
         say("anchor 0: of these identities the teacher has had nothing to say")
         recipe = replace(recipe, anchor=0.0)
     training = folder.training(recipe)
@@ -171,7 +179,8 @@ def refine(
         )  # fmt: skip
         _print_frozen(ladder)
     else:
-        ladder = ChainLadder([known.transferred(model)])
+        pairs = zip(known.chains, networks)
+        ladder = ChainLadder([chain.transferred(network) for chain, network in pairs])
     path = refine_chain(
         model, ladder, training, recipe, out, parent=parent, classifier=classifier,
         calibration=folder.unlabelled, **_fit_options(folder, run),
@@ -249,14 +258,15 @@ def _check_method(method: str | None, kind: str) -> None:
         )
 
 
-def _nested_chain(path: Path) -> WeightChain:
-    chain = WeightChain.load(path)
-    if chain.kind != "nested":
+def _nested_chains(path: Path) -> ChainLadder:
+    ladder = ChainLadder.load(path)
+    kind = ladder.base.kind
+    if kind != "nested":
         raise ValueError(
-            f"refine: --from-chain must be a nested chain, got {path} of kind {chain.kind!r}. "
+            f"refine: --from-chain must be a nested chain, got {path} of kind {kind!r}. "
             "A published chain does not hold its teacher: make one anew by --teacher."
         )
-    return chain
+    return ladder
 
 
 def _fit_classifier(model: torch.nn.Module, meta: Mapping[str, Any], folder: ReIDData) -> bool:

@@ -14,14 +14,14 @@ from oskt.widths import EIGHTHS, presets
 def size_table(ladder: ChainLadder) -> Table:
     """The presets that fit the network, eighths of the teacher and published chains' own widths,
     with what they cost."""
-    chain = ladder.chains[0]
+    chain = ladder.base
     own = [chain.widths for chain in ladder.chains if chain.kind == "oskt"]
     table = _table("size", "parameters", "MACs", "MB")
     table.add_column("")
     for label, widths in _sizes(ladder):
         parameters, macs = ladder.costs(widths)
         note = "as trained" if widths in own else ""
-        if any(widths[g] < n for g, n in chain.widths.items()):
+        if any(widths[g] < n for g, n in ladder.widths.items()):
             note = "narrower than trained"
         memory = f"{chain.memory(widths) / 1e6:,.2f}"
         table.add_row(label, f"{parameters:,}", f"{macs:,}", memory, note)
@@ -65,10 +65,11 @@ def group_table(ladder: ChainLadder) -> Table:
 
 
 def rung_table(ladder: ChainLadder) -> Table:
-    """The chains of a ladder, with what the student as wide as each costs."""
-    table = _table("chain", "parameters of its S-Student", "MACs")
+    """The chains of a ladder, with what the S-Student of each costs, or its full width."""
+    full = ladder.base.kind == "nested"
+    table = _table("chain", f"parameters of its {'full width' if full else 'S-Student'}", "MACs")
     for chain in ladder.chains:
-        parameters, macs = ladder.costs(chain.widths)
+        parameters, macs = ladder.costs(ladder.own_widths(chain))
         table.add_row(ladder.name_of(chain), f"{parameters:,}", f"{macs:,}")
     return table
 

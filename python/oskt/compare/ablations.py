@@ -30,8 +30,8 @@ def _chain(change: Callable[[Chain], Chain]) -> Change:
 
 
 def chain_width(width: float) -> Change:
-    """Every student from a chain of this width."""
-    return _chain(lambda chain: replace(chain, width=width))
+    """Every student from one chain of this width."""
+    return _chain(lambda chain: replace(chain, width=width, further=()))
 
 
 one_chain = chain_width(NARROWEST)

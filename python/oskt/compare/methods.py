@@ -66,9 +66,9 @@ class Setting:
         recipe = replace(self.scale.refine, seed=self.seed, distill=0.0, similarity=0.0)
         return replace(chain, recipe=recipe)
 
-    def nested_chain(self, width: float = NARROWEST, **options: Any) -> Chain:
+    def nested_chain(self) -> Chain:
         recipe = replace(self.scale.nested, seed=self.seed)
-        return Chain(self.teacher, "nested", width, recipe, **options)
+        return Chain(self.teacher, "nested", NARROWEST, recipe, further=self.scale.further)
 
 
 def scratch(s: Setting) -> Student:

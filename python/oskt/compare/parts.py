@@ -60,6 +60,7 @@ class Chain:
     Args:
         teacher: what it is made of; refinement takes the same data.
         kind, width, rows, method: of `WeightChain.from_teacher`.
+        further: narrowest widths of more chains in one ladder, see `ChainLadder.from_teacher`.
     """
 
     teacher: Teacher
@@ -68,6 +69,7 @@ class Chain:
     recipe: RefineRecipe | None
     rows: str = "folded"
     method: str | None = None
+    further: tuple[float, ...] = ()
 
     @property
     def data(self) -> Data:

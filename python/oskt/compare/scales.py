@@ -72,6 +72,7 @@ class Scale:
             empty for the recipe's own alone.
         equal_time: epochs of a student over epochs of a nested refinement such that a student of
             every size, one after the other, takes the time of the refinement.
+        further: where nested chains beside the narrowest begin.
         seeds: how many, from 0 on; few-shot tables take five.
         networks: table "depth": name -> what this network replaces of the scale.
     """
@@ -85,6 +86,7 @@ class Scale:
     networks: Mapping[str, Mapping[str, Any]]
     rates: tuple[float, ...] = ()
     equal_time: float = 0.6
+    further: tuple[float, ...] = (1 / 4, 1 / 2)
     seeds: int = 3
 
     def of(self, network: str) -> Scale:
@@ -147,6 +149,7 @@ _VIT = {
     "teacher": RECIPES["demo-vit-teacher"],
     "refine": _refine("demo-vit-refine"),
     "nested": _refine("demo-vit-nested"),
+    "further": (),
     "student": RECIPES["demo-vit-student"],
     "rates": (1e-3, 3e-4),
 }  # fmt: skip
@@ -155,6 +158,7 @@ _VIT_S = {
     "teacher": replace(RECIPES["paper-vit-teacher"], epochs=60),
     "refine": _refine("paper-vit-refine", epochs=60, alpha=0.05, distill=4.0),
     "nested": _refine("nested-vit", epochs=60),
+    "further": (),
     "student": replace(RECIPES["paper-vit-student"], epochs=30),
     "rates": (4e-4, 1e-4),
 }  # fmt: skip

@@ -266,12 +266,15 @@ def _widths(rows: Sequence[Row]) -> list[str]:
 
 
 def _three(rows: Sequence[Row]) -> list[str]:
-    """What three published chains are worth against one, and one nested chain against the three."""
-    published, ours = ("oskt-published", "three chains"), ("oskt", "three chains")
+    """What three chains are worth against one, and nested ones against published ones."""
+    published, ours, nested = (
+        (method, "three chains") for method in ("oskt-published", "oskt", "nested")
+    )
     pairs = {
         "three published chains against one": (published, ("oskt-published", "one chain")),
         "three of ours against one": (ours, ("oskt", "one chain")),
-        "one nested chain against three published ones": (("nested", "one chain"), published),
+        "three nested chains against one": (nested, ("nested", "one chain")),
+        "three nested chains against three published ones": (nested, published),
     }
     sentences = []
     for grid in grids(rows, "size"):

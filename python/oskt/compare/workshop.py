@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from oskt import baselines, models, students
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder
 from oskt.compare.digits import Digits
 from oskt.compare.parts import (
     AnyChain,
@@ -125,38 +125,41 @@ class Workshop:
         folder = self.folder(part)
         path = folder / "chain.safetensors"
         if not path.is_file():
-            parent, teacher, chain = self._unrefined(part)
+            parent, teacher, ladder = self._unrefined(part)
             if part.recipe is None:
-                chain.save(path, classifier=True)
+                ladder.save(path, classifier=True)
             else:
                 task = self.task(part.data, part.recipe)
                 self._train(
-                    refine_chain, teacher, chain, task=task, recipe=part.recipe, folder=folder,
+                    refine_chain, teacher, ladder, task=task, recipe=part.recipe, folder=folder,
                     parent=parent,
                 )  # fmt: skip
         return path
 
-    def _unrefined(self, part: AnyChain) -> tuple[Path, nn.Module, WeightChain]:
-        """The file that a chain is made from, the teacher to train, and the chain before that."""
+    def _unrefined(self, part: AnyChain) -> tuple[Path, nn.Module, ChainLadder]:
+        """The file that chains are made from, the teacher to train, and the chains before that."""
         if isinstance(part, Moved):
             parent = self.chain(part.chain)
-            before = WeightChain.load(parent)
-            teacher = before.student(width=1.0)
+            before = ChainLadder.load(parent).chains
+            networks = [chain.student(width=1.0) for chain in before]
             torch.manual_seed(part.recipe.seed)
             classes = self.task(part.data, part.recipe).num_classes
-            students.replace_classifier(teacher, classes)
-            return parent, teacher, before.transferred(teacher)
+            for network in networks:
+                students.replace_classifier(network, classes)
+            pairs = zip(before, networks)
+            ladder = ChainLadder([chain.transferred(network) for chain, network in pairs])
+            return parent, networks[-1], ladder
         parent = self.teacher(part.teacher)
         teacher, _ = students.load_model(parent)
         recipe = part.recipe or part.teacher.recipe
         task, suited = _suited(self.task(part.data, recipe), recipe)
         method = part.method or (part.recipe.nesting if part.recipe else None)
-        chain = WeightChain.from_teacher(
-            teacher, example_images(recipe), part.kind, part.width, rows=part.rows,
+        ladder = ChainLadder.from_teacher(
+            teacher, example_images(recipe), (part.width, *part.further), part.kind, rows=part.rows,
             method=method, seed=recipe.seed, parent=file_hash(parent),
             saliency=lambda: saliency(teacher, task.training(suited), suited, device=self.device),
         )  # fmt: skip
-        return parent, teacher, chain
+        return parent, teacher, ladder
 
     def start(self, part: Start, data: Data) -> nn.Module:
         """A student as it starts, its classifier fit for `data`, its statistics measured there.
@@ -167,9 +170,9 @@ class Workshop:
         recipe, network = part.teacher.recipe, part.teacher.network
         path = self.source(part)
         if isinstance(part.source, AnyChain):
-            chain = WeightChain.load(path)
-            widths = part.size.widths(chain.coupling, network)
-            student = CHAIN_STARTS[part.how](chain, widths, seed=part.seed)
+            ladder = ChainLadder.load(path)
+            widths = ladder.resolve(widths=part.size.widths(ladder.coupling, network))
+            student = CHAIN_STARTS[part.how](ladder.chain_for(widths), widths, seed=part.seed)
         else:
             teacher, _ = students.load_model(path)
             coupling = self.coupling(teacher, recipe)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from oskt import baselines, models, students
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder
 from oskt.data import contact_sheet, make_pedestrians
 from oskt.demo.presenter import Presenter
 from oskt.demo.scales import SCALES, Scale
@@ -160,7 +160,7 @@ class _Demo:
             "device": self.data.world.device,
         }
 
-    def refine(self, folder: str, recipe: RefineRecipe) -> WeightChain:
+    def refine(self, folder: str, recipe: RefineRecipe) -> ChainLadder:
         recipe = replace(recipe, seed=self.seed)
         path = self.out / folder / "chain.safetensors"
         if not path.is_file():
@@ -168,8 +168,8 @@ class _Demo:
             teacher, _ = students.load_model(parent)
             start = time.perf_counter()
             data, device = self.data.training(recipe), self.data.world.device
-            chain = WeightChain.from_teacher(
-                teacher, example_images(recipe), recipe.chain, self.scale.chain_width,
+            chain = ChainLadder.from_teacher(
+                teacher, example_images(recipe), self.widths_of(recipe), recipe.chain,
                 saliency=lambda: saliency(
                     teacher, data, recipe, device=device, progress="ranking channels"
                 ),
@@ -183,17 +183,21 @@ class _Demo:
                 teacher, chain, data, recipe, path.parent, parent=parent,
                 calibration=self.data.unlabelled, **self.fit_options(recipe),
             )  # fmt: skip
-        chain = WeightChain.load(path)
+        chain = ChainLadder.load(path)
         _same(self.out, folder, chain.meta.get("recipe"), recipe.to_dict())
         identity = {
             "nested": "students compute what the full network without the other channels computes",
             "oskt": "exact students of every width equal the S-Student",
-        }[chain.kind]
+        }[chain.base.kind]
         self.present.say(
             f"chain file {path.stat().st_size / 1e6:.2f} MB; {identity}, to "
             f"{chain.verify(quiet=True):.0e}"
         )
         return chain
+
+    def widths_of(self, recipe: RefineRecipe) -> tuple[float, ...]:
+        """Where nested chains begin; the one published chain is as wide as the first of them."""
+        return self.scale.chain_widths[: None if recipe.chain == "nested" else 1]
 
     # -- scores ---------------------------------------------------------------------------------
 
@@ -223,7 +227,7 @@ class _Demo:
         )
 
     def score_teacher(
-        self, name: str, teacher: nn.Module, chain: WeightChain, kind: str | None = None
+        self, name: str, teacher: nn.Module, chain: ChainLadder, kind: str | None = None
     ) -> None:
         """The teacher as trained, or as refined together with a chain of this kind."""
         steps = self.data.steps(self.scale.teacher)
@@ -231,7 +235,7 @@ class _Demo:
             steps += self.data.steps(getattr(self.scale, kind))
         self.add_row(teacher, name, "teacher", "1", chain.costs(chain.groups), steps=steps)
 
-    def student(self, chain: WeightChain, label: str) -> nn.Module:
+    def student(self, chain: ChainLadder, label: str) -> nn.Module:
         return chain.student(width=dict(self.scale.widths)[label])
 
     @property
@@ -239,7 +243,7 @@ class _Demo:
         """Layer norms keep no statistics."""
         return bool(self.model == "resnet")
 
-    def at_once(self, chain: WeightChain, label: str, series: str) -> None:
+    def at_once(self, chain: ChainLadder, label: str, series: str) -> None:
         start = time.perf_counter()
         student = self.student(chain, label)
         seconds = time.perf_counter() - start
@@ -248,7 +252,7 @@ class _Demo:
         costs = chain.costs(students.widths_of(student))
         self.add_row(student, f"student {label}", series, label, costs, seconds=seconds)
 
-    def finetune(self, chain: WeightChain, label: str) -> None:
+    def finetune(self, chain: ChainLadder, label: str) -> None:
         parent = self.out / "nested" / "chain.safetensors"
         folder = f"finetune-{_slug(label)}"
         start = time.perf_counter()
@@ -261,7 +265,7 @@ class _Demo:
             steps=self.data.steps(self.scale.student), seconds=time.perf_counter() - start,
         )  # fmt: skip
 
-    def scratch(self, chain: WeightChain, label: str) -> None:
+    def scratch(self, chain: ChainLadder, label: str) -> None:
         """The same network from random numbers, as long as refinement and fine-tuning together."""
         epochs = self.scale.nested.epochs + self.scale.student.epochs
         recipe = replace(self.scale.scratch, epochs=epochs)
@@ -274,13 +278,13 @@ class _Demo:
             steps=self.data.steps(recipe), seconds=time.perf_counter() - start,
         )  # fmt: skip
 
-    def fresh_student(self, chain: WeightChain, label: str) -> nn.Module:
+    def fresh_student(self, chain: ChainLadder, label: str) -> nn.Module:
         widths = chain.resolve(dict(self.scale.widths)[label])
         return baselines.scratch(self.fresh_teacher(), chain.coupling, widths, seed=self.seed)
 
     # -- report ---------------------------------------------------------------------------------
 
-    def report_data(self, nested: WeightChain, published: WeightChain) -> ReportData:
+    def report_data(self, nested: ChainLadder, published: ChainLadder) -> ReportData:
         runs = {name: name for name in ("teacher", "nested", "published")}
         runs |= {f"{n}, fine-tuned": f"finetune-{_slug(n)}" for n in self.scale.finetuned}
         runs |= {f"{n}, from scratch": f"scratch-{_slug(n)}" for n in self.scale.from_scratch}
@@ -291,7 +295,7 @@ class _Demo:
                 published.meta["clustering"]["loss"].get(name),
                 tuple(reversed(nested.meta["clustering"]["adds"][name])),
             )
-            for name, clustering in published.clusterings.items()
+            for name, clustering in published.base.clusterings.items()
         )
         return ReportData(
             title="One teacher, students of every size",
@@ -332,13 +336,13 @@ class _Demo:
                 "from scratch, per size": self.data.steps(scale.nested)
                 + self.data.steps(scale.student),
             },
-            "At once": f"read from the nested chain{measured}, no step of training; Published: "
+            "At once": f"read from a nested chain{measured}, no step of training; Published: "
             "expanded from a chain of the published kind",
-            "Nested chain": f"narrowest width {scale.chain_width}, "
+            "Nested chains": f"from the widths {', '.join(map(str, scale.chain_widths))} on, "
             f"{scale.nested.random_widths} random widths a step, distillation "
             f"{scale.nested.distill} at temperature {scale.nested.temperature}, similarity "
             f"{scale.nested.similarity}",
-            "Published chain": f"width {scale.chain_width}, alpha {scale.published.alpha}, "
+            "Published chain": f"width {scale.chain_widths[0]}, alpha {scale.published.alpha}, "
             f"distillation {scale.published.distill} (ours)",
             "Machine": f"{platform.processor() or platform.machine()}, "
             f"{torch.get_num_threads()} threads, {self.data.world.device}",

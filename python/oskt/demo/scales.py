@@ -19,7 +19,8 @@ class Scale:
         network: a spec, without its identities, of `models.build`.
         teacher, nested, published: recipes.
         student, scratch: of students that come from a chain, and from random numbers.
-        chain_width: narrowest share of the channels that both chains are trained at.
+        chain_widths: shares of the channels at which nested chains begin; the narrowest is that of
+            the published chain, too.
         widths: (label, share) of the students.
         finetuned, from_scratch: labels of the students that are trained by these two.
     """
@@ -31,7 +32,7 @@ class Scale:
     published: RefineRecipe
     student: Recipe
     scratch: Recipe
-    chain_width: float
+    chain_widths: tuple[float, ...]
     widths: tuple[tuple[str, float], ...]
     finetuned: tuple[str, ...]
     from_scratch: tuple[str, ...]
@@ -53,7 +54,7 @@ _LAPTOP, _FULL = compare.SCALES["laptop"], compare.SCALES["full"]
 _RESNETS = {
     "laptop": Scale(
         **_as_compared(_LAPTOP, {"family": "resnet", **_LAPTOP.network}),
-        chain_width=1 / 4,
+        chain_widths=(1 / 4, 1 / 2),
         widths=_WIDTHS,
         finetuned=("1/4", "1/2", "3/4"),
         from_scratch=("1/4", "1/2"),
@@ -61,13 +62,17 @@ _RESNETS = {
     # A ten-minute piece of this runs on one GPU; --out the same folder goes on.
     "full": Scale(
         **_as_compared(_FULL, {"family": "resnet", **_FULL.network}),
-        chain_width=1 / 8,
+        chain_widths=(1 / 8, 1 / 4, 1 / 2),
         widths=(("1/8", 1 / 8), *_WIDTHS),
         finetuned=("1/8", "1/4", "1/2"),
         from_scratch=("1/8", "1/4"),
     ),
 }
 _VIT = _LAPTOP.of("ViT")
-_VITS = {"laptop": replace(_RESNETS["laptop"], **_as_compared(_VIT, _VIT.network))}
+_VITS = {
+    "laptop": replace(
+        _RESNETS["laptop"], **_as_compared(_VIT, _VIT.network), chain_widths=(1 / 4, *_VIT.further)
+    )
+}
 
 SCALES = {"resnet": _RESNETS, "vit": _VITS}

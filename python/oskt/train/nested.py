@@ -1,8 +1,9 @@
-"""Joint training of a nested chain: one set of weights, several widths in every step."""
+"""Joint training of nested chains: one set of weights each, several widths in every step."""
 
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -170,3 +171,52 @@ class NestedModel(nn.Module):
         buffers = {name: buffer.detach() for name, buffer in self.student.named_buffers()}
         student.load_state_dict({**student.state_dict(), **buffers})
         return [student]
+
+
+class NestedLadder(nn.Module):
+    """The nested chains of one ladder, trained in one run: a NestedModel for each.
+
+    The widest chain is the teacher itself; every other one begins as its students of some width and
+    is a network of its own from then on. In a step each runs its full width and its students, so
+    that a narrow chain, of a few percent of the teacher's MACs, costs a few percent of the step.
+
+    Args:
+        teacher: the module that the chains were made from; trained in place.
+        chains: from the narrowest to the widest, one or more, as of ChainLadder.
+        random_widths: of each, see NestedModel.
+
+    Attributes:
+        rate_factors: module -> its learning rate as a multiple of the recipe's, 1/sqrt(share of
+            the teacher's channels): what suits a narrow network unlearns what a wide one knows
+            (docs/lab/nested.md, section 18).
+
+    Raises:
+        ValueError: as NestedModel.
+    """
+
+    def __init__(self, teacher: nn.Module, *chains: WeightChain, random_widths: int = 1) -> None:
+        super().__init__()
+        *narrow, widest = chains
+        models = [NestedModel(c.student(width=1.0).train(), c, random_widths) for c in narrow]
+        models.append(NestedModel(teacher, widest, random_widths))
+        self.models = cast("Sequence[NestedModel]", nn.ModuleList(models))
+        reach = [sum(chain.groups.values()) for chain in chains]
+        self.rate_factors = {m: math.sqrt(reach[-1] / n) for m, n in zip(models, reach)}
+
+    @property
+    def teacher(self) -> nn.Module:
+        return self.models[-1].teacher
+
+    def forward(self, images: Tensor) -> tuple[object, ...]:
+        """The outputs of the teacher, of its chain's students, and of those of every other chain,
+        the full width before the others."""
+        first, *others = (model(images) for model in reversed(self.models))
+        return sum(others, first)
+
+    def to_chains(self) -> list[WeightChain]:
+        """The chains so far, from the narrowest to the widest."""
+        return [model.to_chain() for model in self.models]
+
+    def s_students(self) -> list[nn.Module]:
+        """The narrowest student of the narrowest chain."""
+        return self.models[0].s_students()

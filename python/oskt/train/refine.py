@@ -15,7 +15,7 @@ from oskt.files.checkpoint import provenance, save_model
 from oskt.train.joint import JointModel
 from oskt.train.loop import Batches, fit
 from oskt.train.losses import ReIDLoss, distillation, similarity_distillation
-from oskt.train.nested import NestedModel
+from oskt.train.nested import NestedLadder
 from oskt.train.process import World
 from oskt.train.recipe import RefineRecipe
 from oskt.train.teacher import describe, output_sizes
@@ -110,12 +110,12 @@ def refine_chain(
 ) -> Path:
     """Train teacher and chain together; write out/chain.safetensors and out/teacher.safetensors.
 
-    Of a ladder all chains are trained at once: every step runs the teacher once and the S-Student
+    Of a ladder all chains are trained at once: every step runs the teacher once and the students
     of each, and the one file holds them all.
 
     Args:
         teacher: as in `train_teacher`; trained in place.
-        chain: WeightChain.from_teacher(teacher, ...) or, of kind "oskt", several as
+        chain: WeightChain.from_teacher(teacher, ...), or several as
             ChainLadder.from_teacher(teacher, ...); the result is a new one.
         data: training batches.
         recipe: for example RECIPES["paper-refine"].
@@ -139,9 +139,10 @@ def refine_chain(
     """
     out = Path(out)
     chains = chain.chains if isinstance(chain, ChainLadder) else (chain,)
+    nested = recipe.chain == "nested"
     joint = (
-        NestedModel(teacher, chains[0], recipe.random_widths)
-        if recipe.chain == "nested"
+        NestedLadder(teacher, *chains, random_widths=recipe.random_widths)
+        if nested
         else JointModel(teacher, *chains, vectors=recipe.vectors)
     )
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
@@ -150,11 +151,9 @@ def refine_chain(
     if world.rank == 0:
         meta = describe(teacher, data, recipe, metrics, parent)
         save_model(out / "teacher.safetensors", joint.teacher, meta)
-        if isinstance(joint, NestedModel):
-            one = joint.to_chain()
-            refined = [one if calibration is None else calibrate(one, calibration)]
-        else:
-            refined = joint.to_chains()
+        refined = joint.to_chains()
+        if nested and calibration is not None:
+            refined = [calibrate(one, calibration) for one in refined]
         for each in refined:
             each.meta = {**each.meta, **provenance(), **meta}
         whole = refined[0] if len(refined) == 1 else ChainLadder(refined)

@@ -35,13 +35,13 @@ class Updater:
         losses = [m for m in objective.modules() if isinstance(m, ReIDLoss)]
         self.centers = [loss.centers for loss in losses if recipe.center_weight]
         apart = {id(center) for center in self.centers}
-        named = [
-            (name, parameter)
+        trained = {
+            name: parameter
             for name, parameter in objective.named_parameters()
             if parameter.requires_grad and id(parameter) not in apart
-        ]
-        self.parameters = [parameter for _, parameter in named]
-        groups = _groups(named, recipe.bias_lr_factor)
+        }
+        self.parameters = list(trained.values())
+        groups = _groups(trained, objective, recipe.bias_lr_factor)
         options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         options["fused"] = device.type in ("cpu", "cuda")
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -94,13 +94,22 @@ class Updater:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def _groups(named: list[tuple[str, nn.Parameter]], bias_factor: float) -> list[dict[str, Any]]:
-    """Parameter groups by rate: biases apart only where their rate differs."""
-    biases = [p for name, p in named if name.endswith("bias") and bias_factor != 1]
-    apart = {id(p) for p in biases}
-    weights = [p for _, p in named if id(p) not in apart]
-    groups = [{"params": weights, "lr_factor": 1.0}, {"params": biases, "lr_factor": bias_factor}]
-    return [group for group in groups if group["params"]]
+def _groups(
+    named: dict[str, nn.Parameter], objective: nn.Module, bias_factor: float
+) -> list[dict[str, Any]]:
+    """Parameter groups by rate: that of the module a parameter belongs to (see
+    NestedLadder.rate_factors), and of a bias."""
+    factors = {
+        id(parameter): factor
+        for module in objective.modules()
+        for part, factor in getattr(module, "rate_factors", {}).items()
+        for parameter in part.parameters()
+    }
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        factor = factors.get(id(parameter), 1.0) * (bias_factor if name.endswith("bias") else 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    return [{"params": group, "lr_factor": factor} for factor, group in groups.items()]
 
 
 def _precision(recipe: Recipe, device: torch.device) -> str:

@@ -13,26 +13,30 @@ AnyChain = TypeVar("AnyChain", bound=Sizes)
 
 
 class Ladder(Generic[AnyChain]):
-    """Chains of one teacher, each wider than the one before; a student is read from the widest
-    that fits.
+    """Chains of one teacher, each wider than the one before; a student is read from the one that
+    fits it best.
 
-    A chain fits a student that has at least the chain's width in every group: its rows can be
-    copied, not merged. The widest one that fits has most rows of its own. A budget goes to the
-    widest chain whose S-Student keeps it, and gives the largest student of that chain.
-
+    Kind "oskt": a chain fits a student that has at least the chain's width in every group: its rows
+    can be copied, not merged. The widest one that fits has most rows of its own. A budget goes to
+    the widest chain whose S-Student keeps it, and gives the largest student of that chain.
     A student as wide as its chain is the S-Student that was trained; a wider one repeats rows and
     is about as good before fine-tuning (docs/lab/ladder.md). Where nothing else binds, ask for the
     width of a chain: `oskt info` lists what those cost.
 
+    Kind "nested": a chain fits a student that has at most the chain's full width in every group,
+    and the narrowest one that fits was trained for it most. The widest chain is the teacher; the
+    others have weights of their own, so that narrow students and wide ones are not in each other's
+    way (docs/lab/nested.md, section 18), and are small.
+
     Args:
-        chains: one or more in any order; several must be of kind "oskt".
+        chains: one or more of one kind, in any order.
 
     Attributes:
         chains: from the narrowest to the widest.
 
     Raises:
-        ValueError: no chain; nested ones among several; of different teachers; or two of which
-            neither is at least as wide as the other in every group.
+        ValueError: no chain; chains of both kinds; of different teachers; or two of which neither
+            is at least as wide as the other in every group.
     """
 
     def __init__(self, chains: Sequence[AnyChain]) -> None:
@@ -41,44 +45,58 @@ class Ladder(Generic[AnyChain]):
                 "ladder: chains must be one or more, got none. "
                 "Make them with ChainLadder.from_teacher."
             )
-        self.chains = tuple(sorted(chains, key=lambda chain: sum(chain.widths.values())))
+        self.chains = tuple(sorted(chains, key=lambda chain: sum(self.own_widths(chain).values())))
         for below, above in zip(self.chains, self.chains[1:]):
-            if "nested" in (below.kind, above.kind):
+            if below.kind != above.kind:
                 raise ValueError(
-                    f"ladder: chains must be of kind 'oskt', got {below.kind!r} and "
-                    f"{above.kind!r}. A nested chain serves every width alone."
+                    f"ladder: chains must be of one kind, got {below.kind!r} and {above.kind!r}. "
+                    "Make a ladder of each."
                 )
-            if below.coupling != above.coupling:
+            nested = below.kind == "nested"
+            same = above.coupling.resized(below.groups) if nested else above.coupling
+            if below.coupling != same:
                 raise ValueError(
                     "ladder: chains must have the channel groups of one teacher, got different "
                     "ones. Make them of one module with one check."
                 )
-            if below.widths == above.widths or not _within(below.widths, above.widths):
-                worst = min(below.widths, key=lambda g: above.widths[g] - below.widths[g])
+            narrow, wide = self.own_widths(below), self.own_widths(above)
+            if narrow == wide or not _within(narrow, wide):
+                worst = min(narrow, key=lambda g: wide[g] - narrow[g])
                 raise ValueError(
                     "ladder: chains must each be wider than the one before in some group and "
-                    f"narrower in none, got {below.widths[worst]} and {above.widths[worst]} "
-                    f"channels of {worst}. Use shares further apart."
+                    f"narrower in none, got {narrow[worst]} and {wide[worst]} channels of {worst}. "
+                    "Use shares further apart."
                 )
+
+    @staticmethod
+    def own_widths(chain: Sizes) -> dict[str, int]:
+        """The widths that tell a chain from others: its S-Student's, or a nested one's full."""
+        return chain.groups if chain.kind == "nested" else chain.widths
+
+    @property
+    def base(self) -> AnyChain:
+        """The chain that has students of every width: the narrowest published, the widest
+        nested."""
+        return self.chains[-1 if self.chains[0].kind == "nested" else 0]
 
     @property
     def coupling(self) -> Coupling:
         """The channel groups of the teacher."""
-        return self.chains[0].coupling
+        return self.base.coupling
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the narrowest chain says of itself: recipe, parent and more."""
-        return self.chains[0].meta
+        """What the base says of itself: recipe, parent and more."""
+        return self.base.meta
 
     @property
     def groups(self) -> dict[str, int]:
         """Free group -> N, the teacher's width."""
-        return self.chains[0].groups
+        return self.base.groups
 
     @property
     def widths(self) -> dict[str, int]:
-        """Free group -> the width of the narrowest S-Student."""
+        """Free group -> the narrowest width that is trained, that of the narrowest S-Student."""
         return self.chains[0].widths
 
     def resolve(
@@ -90,31 +108,35 @@ class Ladder(Generic[AnyChain]):
     ) -> dict[str, int]:
         """The width of every free group; arguments and errors are those of Sizes.resolve.
 
-        Groups that a mapping does not name have the width of the narrowest chain.
+        Groups that a mapping does not name have the narrowest width that the base was trained at.
         """
-        if width is None and widths is None and preset is None:
+        if width is None and widths is None and preset is None and self.base is self.chains[0]:
             for chain in self.chains[:0:-1]:
                 with suppress(ValueError):  # its smallest student exceeds the budget
                     return chain.resolve(**budget)
-        return self.chains[0].resolve(width, widths, preset, **budget)
+        return self.base.resolve(width, widths, preset, **budget)
 
     def chain_for(self, widths: Mapping[str, int]) -> AnyChain:
-        """The widest chain that fits a student of these widths, all groups named."""
+        """The chain that fits a student of these widths, all groups named, best."""
+        if self.base is self.chains[-1]:
+            return next(chain for chain in self.chains if _within(widths, chain.groups))
         fitting = [chain for chain in self.chains[1:] if _within(chain.widths, widths)]
         return fitting[-1] if fitting else self.chains[0]
 
     def costs(self, widths: Mapping[str, int]) -> tuple[int, int]:
         """(parameters, MACs per image) of a student; see Sizes.costs."""
-        return self.chains[0].costs(widths)
+        return self.base.costs(widths)
 
     def name_of(self, chain: AnyChain) -> str:
-        """For people: "chain 2 of 3, width 0.25"."""
+        """For people: "chain 2 of 3, width 0.25"; of a nested one up to which width it serves."""
         number = self.chains.index(chain) + 1
-        return f"chain {number} of {len(self.chains)}, width {self.share(chain):.3g}"
+        reach = "up to width" if chain.kind == "nested" else "width"
+        return f"chain {number} of {len(self.chains)}, {reach} {self.share(chain):.3g}"
 
     def share(self, chain: AnyChain) -> float:
-        """Channels of the S-Student of a chain over the teacher's, all groups together."""
-        return sum(chain.widths.values()) / max(1, sum(chain.groups.values()))
+        """Channels of a published chain's S-Student, or of a nested chain at its full width, over
+        the teacher's, all groups together."""
+        return sum(self.own_widths(chain).values()) / max(1, sum(self.groups.values()))
 
 
 def _within(inner: Mapping[str, int], outer: Mapping[str, int]) -> bool:
