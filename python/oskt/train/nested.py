@@ -31,17 +31,17 @@ class NestedModel(nn.Module):
 
     There is no tensor but the teacher's: a student's weights are read from them (the channels that
     it has, or means of rows and sums of columns over its clusters) by one differentiable operator
-    call, so that its gradient trains the teacher's weights. Each step runs full width, one of the
-    widths 1/2, 1/4, ... and the narrowest in turn, and `random_widths` widths drawn in between.
+    call, so that its gradient trains the teacher's weights. Each step runs full width and, in turn,
+    one of the narrowest, 1/2, 1/4, ..., and a random one in between; and `random_widths` more.
 
     Args:
         teacher: the module that the chain was made from; trained in place.
         chain: WeightChain.from_teacher(teacher, ..., kind="nested").
-        random_widths: students per step beside the one in turn, >= 0.
+        random_widths: random students per step beside the one in turn, >= 0.
 
     Attributes:
-        turns: the widths that take turns, group -> channels each: the narrowest, then every
-            power of 1/2 that is at least half as wide again.
+        turns: the widths that take turns with a random one, group -> channels each: the narrowest,
+            then every power of 1/2 that is at least half as wide again.
 
     Raises:
         ValueError: a chain of kind "oskt", or one without all its weights.
@@ -154,8 +154,9 @@ class NestedModel(nn.Module):
             tensors = expansion.split(oskt_ext.expand(flat, plan), shapes)
             return functional_call(module, {**tensors, **rest}, (images,))
 
-        in_turn = self.turns[self._turn]
-        self._turn = (self._turn + 1) % len(self.turns)
+        turn = self._turn
+        self._turn = (turn + 1) % (len(self.turns) + 1)
+        in_turn = self.turns[turn] if turn < len(self.turns) else self.draw_widths()
         drawn = (self.draw_widths() for _ in range(self.random_widths))
         return self.teacher(images), run(in_turn), *map(run, drawn)
 

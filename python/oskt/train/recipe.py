@@ -205,7 +205,7 @@ class RefineRecipe(Recipe):
         "saliency", "of a nested chain's channels, unless refine --method says another"
     )
     random_widths: int = flag(
-        0, "students of random widths in every step beside 1/8, 1/4, 1/2 in turn, nested only, >= 0"
+        0, "random students of a nested chain in every step beside the one in turn, >= 0"
     )
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ class RefineRecipe(Recipe):
             ("alpha", "alpha_ramp"),
             "Nothing rises to 0: give alpha a value, or take alpha_ramp 'constant'.",
         )
-        self._require(self.random_widths >= 0, "random_widths", ">= 0", "1 is usual.")
+        self._require(self.random_widths >= 0, "random_widths", ">= 0", "0 is usual.")
         nested = self.chain == "nested"
         self._agree(
             not (nested and self.alpha),
@@ -312,11 +312,10 @@ _NESTED: dict[str, Any] = {
     "similarity": 10.0,
     "teacher_loss": 1.5,
     "anchor": 8.0,
-    "random_widths": 1,
 }
 # A transformer gains nothing by an anchor (section 15), nor by an order of saliency (section 13).
 _NESTED_VIT: dict[str, Any] = {
-    **_NESTED, "teacher_loss": 3.0, "anchor": 0.0, "order": "magnitude",
+    **_NESTED, "teacher_loss": 3.0, "anchor": 0.0, "order": "magnitude", "random_widths": 1,
 }  # fmt: skip
 # Small drawn pedestrians and few steps: a high rate is what matters (DESIGN, section 3), and an
 # Adam whose memory is shorter than the run: beta2 0.999 remembers 1000 steps, a teacher takes 666
