@@ -13,6 +13,7 @@ from torch import nn
 from oskt.compare.cells import Cell
 from oskt.compare.parts import (
     Data,
+    Moved,
     Student,
     Teacher,
     Trained,
@@ -28,7 +29,7 @@ from oskt.train.losses import ReIDLoss
 from oskt.widths import macs
 
 DRAW_S = 0.006  # a picture of 128 x 64, of all processes
-RANDOM_WIDTH = 0.5  # work of a student of random width, as a share of the teacher's
+RANDOM_WIDTH = 0.5  # work of a student of a nested chain, as a share of its full width's
 FORWARD = 1 / 3  # of a training step
 TEST_IMAGES = 1500
 
@@ -77,7 +78,7 @@ class Estimate:
             if folder_name(part) not in self._counted and not self._made(part)
         ]  # fmt: skip
         self._counted |= {folder_name(part) for part in new}
-        scored = 2 * TEST_IMAGES * (self._fixed / 64 + self._slope / 3 / 64 * self._work(cell.part))
+        scored = 2 * TEST_IMAGES / 64 * FORWARD * self._step(cell.part)
         return sum(map(self._training, new)) + scored
 
     def _made(self, part: Trained) -> bool:
@@ -91,23 +92,33 @@ class Estimate:
         batch = recipe.identities * recipe.instances
         steps = recipe.epochs * max(1, self._training_images(data) // batch)
         drawing = self._drawing(data)
-        forwards = 1 + (isinstance(part, Student) and part.told_by is not None)
-        step = self._fixed * forwards + self._slope * self._work(part)
-        return drawing + steps * step * batch / 64
+        return drawing + steps * self._step(part) * batch / 64
 
-    def _work(self, part: Trained) -> float:
-        """MACs of one image in one training step, in units of a plain training's forward."""
+    def _step(self, part: Trained) -> float:
+        """Seconds of a training step of 64 images."""
+
+        def network(macs: float) -> float:
+            return self._fixed + self._slope * macs
+
+        teacher = part.start.teacher if isinstance(part, Student) else part
+        teacher = teacher if isinstance(teacher, Teacher) else teacher.teacher
+        whole = self._macs(teacher.network, None)
         if isinstance(part, Teacher):
-            return self._macs(part.network, None)
+            return network(whole)
         if isinstance(part, Student):
-            network = part.start.teacher.network
-            told = self._macs(network, None) * FORWARD if part.told_by else 0.0
-            return told + self._macs(network, part)
-        whole = self._macs(part.teacher.network, None)
+            told = FORWARD * network(whole) if part.told_by else 0.0
+            return told + network(self._macs(teacher.network, part))
         if part.recipe is None:
-            return whole
-        anchor = FORWARD if part.recipe.anchor else 0.0
-        return whole * (1 + part.width**2 + part.recipe.random_widths * RANDOM_WIDTH + anchor)
+            return network(whole)
+        seconds = FORWARD * network(whole) if part.recipe.anchor else 0.0
+        chain = part.chain if isinstance(part, Moved) else part
+        if chain.kind == "oskt":
+            return seconds + network(whole) + network(whole * chain.width**2)
+        for end in (*chain.further, 1.0):  # full width of each, and students
+            reach = whole * end**2
+            students = 1 + part.recipe.random_widths
+            seconds += network(reach) + students * network(reach * RANDOM_WIDTH)
+        return seconds
 
     def _macs(self, network: Mapping[str, Any], student: Student | None) -> float:
         size = student.start.size if student else None

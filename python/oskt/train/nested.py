@@ -53,7 +53,7 @@ class NestedModel(nn.Module):
     statistics of students in training but the narrowest's.
     """
 
-    def __init__(self, teacher: nn.Module, chain: WeightChain, random_widths: int = 1) -> None:
+    def __init__(self, teacher: nn.Module, chain: WeightChain, random_widths: int = 0) -> None:
         super().__init__()
         if chain.kind != "nested":
             raise ValueError(
@@ -195,7 +195,7 @@ class NestedLadder(nn.Module):
         ValueError: as NestedModel.
     """
 
-    def __init__(self, teacher: nn.Module, *chains: WeightChain, random_widths: int = 1) -> None:
+    def __init__(self, teacher: nn.Module, *chains: WeightChain, random_widths: int = 0) -> None:
         super().__init__()
         *narrow, widest = chains
         models = [NestedModel(c.student(width=1.0).train(), c, random_widths) for c in narrow]
