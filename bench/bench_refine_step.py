@@ -1,8 +1,8 @@
 """One step of joint refinement against a teacher-only step: ResNet-50 at 256x128, both chain kinds.
 
 A step is forward, backward and Adam of a recipe's whole objective. Published chains: teacher,
-S-Student and refining loss. Nested chain: teacher, the teacher as it was (forward alone), the
-student in turn and one of a random width. The two of a pair run in turn in one process, so that
+S-Student and refining loss. Nested chains: the teacher as it was (forward alone), and of every
+chain full width and the student in turn. The two of a pair run in turn in one process, so that
 the ratio survives a machine that drifts; extra_info holds it (`ratio`: the median of the rounds'
 ratios). Batch 8 on the CPU, 64 on a GPU; images lie in memory as `oskt.train.loop` hands them over.
 """
@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from harness import DEVICE, keep_freed_memory, synchronize
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder
 from oskt.models import ResNet
 from oskt.train import RECIPES
 from oskt.train.joint import JointModel
-from oskt.train.nested import NestedModel
+from oskt.train.nested import NestedLadder
 from oskt.train.refine import JointObjective
 from oskt.train.teacher import SupervisedObjective
 
@@ -57,18 +57,19 @@ def seconds(call):
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16] if CUDA else [None], ids=str)
 @pytest.mark.parametrize(
-    ("kind", "chain_width"), [("oskt", 8), ("oskt", 16), ("oskt", 32), ("nested", 8)]
+    ("kind", "widths"),
+    [("oskt", (8,)), ("oskt", (16,)), ("oskt", (32,)), ("nested", (8,)), ("nested", (8, 16, 32))],
 )
-def test_refine_step(benchmark, kind, chain_width, precision):
+def test_refine_step(benchmark, kind, widths, precision):
     torch.manual_seed(0)
     teacher = ResNet(50, num_classes=CLASSES)
-    chain = WeightChain.from_teacher(
-        teacher, torch.zeros(1, 3, 64, 32), kind, chain_width / 64, method="random", check=False
+    shares = [width / 64 for width in widths]
+    ladder = ChainLadder.from_teacher(
+        teacher, torch.zeros(1, 3, 64, 32), shares, kind, method="random", check=False
     )
-    recipe = NESTED if kind == "nested" else replace(PUBLISHED, alpha=0.05)
-    joint = NestedModel(teacher, chain, recipe.random_widths) if kind == "nested" else (
-        JointModel(teacher, chain)
-    )  # fmt: skip
+    nested = kind == "nested"
+    recipe = NESTED if nested else replace(PUBLISHED, alpha=0.05)
+    joint = (NestedLadder if nested else JointModel)(teacher, *ladder.chains)
     refine = step_of(JointObjective(joint, recipe).to(DEVICE).train(), precision)
     alone = step_of(SupervisedObjective(joint.teacher, recipe).to(DEVICE).train(), precision)
     keep_freed_memory()
@@ -80,6 +81,6 @@ def test_refine_step(benchmark, kind, chain_width, precision):
         ratio=median(r / a for a, r in pairs),
         ratio_range=[min(r / a for a, r in pairs), max(r / a for a, r in pairs)],
     )
-    name = "nested" if kind == "nested" else "chain"
-    benchmark.group = f"{name}-{chain_width}"
+    name = "nested" if nested else "chain"
+    benchmark.group = "-".join([name, *map(str, widths)])
     benchmark.pedantic(refine, rounds=2, iterations=1)
