@@ -364,6 +364,17 @@ def test_a_budget_of_a_nested_ladder_is_that_of_its_widest_chain(stretches):
     assert stretches.costs(stretches.widths) == stretches.base.costs(stretches.widths)
 
 
+def test_a_budget_of_unequal_shares_stays_within_what_one_chain_was_trained_at(stretches):
+    for limit in (400_000, 120_000, 40_000, 15_000):
+        sizes = stretches.resolve(params=limit, shape="sensitivity")
+        assert 0.8 * limit < stretches.costs(sizes)[0] <= limit
+        assert stretches.untrained(sizes) == []
+    assert len({n / stretches.groups[g] for g, n in sizes.items()}) > 2
+    mixed = {**stretches.widths, "conv1": stretches.groups["conv1"]}
+    assert "conv1" not in stretches.untrained(mixed)
+    assert len(stretches.untrained(mixed)) == len(mixed) - 1
+
+
 def test_nested_ladders_are_files_that_the_edge_reads(stretches, tmp_path):
     path = tmp_path / "ladder.safetensors"
     stretches.save(path, classifier=True)
@@ -390,7 +401,7 @@ def nested_two(teacher):
 
 def test_a_step_of_a_nested_ladder_runs_every_chain_and_the_teacher_first():
     teacher = make_teacher()
-    model = NestedLadder(teacher, *nested_two(teacher).chains).train()
+    model = NestedLadder(teacher, *nested_two(teacher).chains, random_widths=1).train()
     outputs = model(torch.randn(SHAPE))
     widths = [feature.shape[1] for feature, _ in outputs]
     assert (len(outputs), widths[0], widths[3]) == (6, 128, 64)

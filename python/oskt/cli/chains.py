@@ -81,6 +81,8 @@ def expand(
         save_model(out, student.cpu(), meta)
     if len(ladder.chains) > 1:
         say(f"from {ladder.name_of(source)}")
+    if untrained := ladder.untrained(answer.widths):
+        say(f"narrower than that chain was trained: {', '.join(untrained)}; fine-tune the student")
     say(f"student: {out}  {answer}")
 
 

@@ -21,7 +21,7 @@ def size_table(ladder: ChainLadder) -> Table:
     for label, widths in _sizes(ladder):
         parameters, macs = ladder.costs(widths)
         note = "as trained" if widths in own else ""
-        if any(widths[g] < n for g, n in ladder.widths.items()):
+        if ladder.untrained(widths):
             note = "narrower than trained"
         memory = f"{chain.memory(widths) / 1e6:,.2f}"
         table.add_row(label, f"{parameters:,}", f"{macs:,}", memory, note)

@@ -110,10 +110,18 @@ class Ladder(Generic[AnyChain]):
 
         Groups that a mapping does not name have the narrowest width that the base was trained at.
         """
-        if width is None and widths is None and preset is None and self.base is self.chains[0]:
+        by_budget = width is None and widths is None and preset is None
+        if by_budget and self.base is self.chains[0]:
             for chain in self.chains[:0:-1]:
                 with suppress(ValueError):  # its smallest student exceeds the budget
                     return chain.resolve(**budget)
+        if by_budget and budget.get("shape", "uniform") != "uniform":
+            # Groups of unequal shares must all be such as one chain was trained at.
+            for chain in self.chains[:0:-1]:
+                sizes = chain.resolve(**budget)
+                if _within(chain.widths, sizes):
+                    return sizes
+            return self.chains[0].resolve(**budget)
         return self.base.resolve(width, widths, preset, **budget)
 
     def chain_for(self, widths: Mapping[str, int]) -> AnyChain:
@@ -122,6 +130,12 @@ class Ladder(Generic[AnyChain]):
             return next(chain for chain in self.chains if _within(widths, chain.groups))
         fitting = [chain for chain in self.chains[1:] if _within(chain.widths, widths)]
         return fitting[-1] if fitting else self.chains[0]
+
+    def untrained(self, widths: Mapping[str, int]) -> list[str]:
+        """The groups that are narrower in a student of these widths than its chain was trained at:
+        those of a nested chain alone can be."""
+        trained = self.chain_for(widths).widths
+        return [group for group, n in trained.items() if widths[group] < n]
 
     def costs(self, widths: Mapping[str, int]) -> tuple[int, int]:
         """(parameters, MACs per image) of a student; see Sizes.costs."""
