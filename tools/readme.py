@@ -105,7 +105,7 @@ def sizes_table() -> str:
     for method in sorted(names, key=lambda m: m not in ours):
         short, long = (scores.get((b, method), blank) for b in ("short", "long"))
         cells = [
-            long.get(c, "") if c == FULL_WIDTH or c not in short else f"{short[c]} → {long[c]}"
+            f"{short[c]} → {long.get(c, '')}" if c in short and c != FULL_WIDTH else long.get(c, "")
             for c in columns
         ]
         lines.append(f"| {names[method]} | " + " | ".join(cells) + " |")
