@@ -121,7 +121,7 @@ def sizes_table() -> str:
         "",
         f"Cells of two numbers: after {epochs['short']} steps of a size's own training (six sizes "
         f"take as many steps as one nested refinement) → after {epochs['long']} steps (six sizes "
-        f"take about its time: {duration_text(min(times))} to {duration_text(max(times))} against "
+        f"take {duration_text(min(times))} to {duration_text(max(times))}, one nested refinement "
         f"{duration_text(refinement[1])}){_rates(rows)}. Mean of {seeds} seeds; standard deviation "
         f"{statistics.median(spreads):.1f} in the median, {max(spreads):.1f} at most.",
         "",
