@@ -77,6 +77,12 @@ class ChainLadder(Ladder[WeightChain]):
             ]
         )
 
+    def transferred(self, modules: Sequence[nn.Module]) -> ChainLadder:
+        """The nested ladder of other full-width networks, one for each chain; see
+        WeightChain.transferred."""
+        pairs = zip(self.chains, modules, strict=True)
+        return ChainLadder([chain.transferred(module) for chain, module in pairs])
+
     def expand(
         self, widths: Mapping[str, int] | None = None, *, norm: str = "interpolate"
     ) -> dict[str, Tensor]:

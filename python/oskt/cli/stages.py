@@ -179,8 +179,7 @@ def refine(
         )  # fmt: skip
         _print_frozen(ladder)
     else:
-        pairs = zip(known.chains, networks)
-        ladder = ChainLadder([chain.transferred(network) for chain, network in pairs])
+        ladder = known.transferred(networks)
     path = refine_chain(
         model, ladder, training, recipe, out, parent=parent, classifier=classifier,
         calibration=folder.unlabelled, **_fit_options(folder, run),

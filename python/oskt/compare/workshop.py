@@ -140,15 +140,13 @@ class Workshop:
         """The file that chains are made from, the teacher to train, and the chains before that."""
         if isinstance(part, Moved):
             parent = self.chain(part.chain)
-            before = ChainLadder.load(parent).chains
-            networks = [chain.student(width=1.0) for chain in before]
+            before = ChainLadder.load(parent)
+            networks = [chain.student(width=1.0) for chain in before.chains]
             torch.manual_seed(part.recipe.seed)
             classes = self.task(part.data, part.recipe).num_classes
             for network in networks:
                 students.replace_classifier(network, classes)
-            pairs = zip(before, networks)
-            ladder = ChainLadder([chain.transferred(network) for chain, network in pairs])
-            return parent, networks[-1], ladder
+            return parent, networks[-1], before.transferred(networks)
         parent = self.teacher(part.teacher)
         teacher, _ = students.load_model(parent)
         recipe = part.recipe or part.teacher.recipe
