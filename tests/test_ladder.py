@@ -347,15 +347,25 @@ def test_nested_chains_each_serve_from_their_width_to_that_of_the_next(stretches
 
 @pytest.mark.parametrize(
     ("width", "number"),
-    [(0.01, 0), (1 / 8, 0), (1 / 4, 0), (0.3, 1), (1 / 2, 1), (0.51, 2), (1, 2)],
+    [(0.01, 0), (1 / 8, 0), (0.24, 0), (1 / 4, 1), (0.49, 1), (1 / 2, 2), (1, 2)],
 )
-def test_a_nested_student_is_read_from_the_narrowest_chain_that_holds_it(stretches, width, number):
+def test_a_nested_student_is_read_from_the_widest_chain_that_fits(stretches, width, number):
     sizes = stretches.resolve(width=width)
     assert stretches.chain_for(sizes) is stretches.chains[number]
     student = stretches.student(width=width)
     assert_same_student(student, stretches.chains[number].student(widths=sizes))
     # Nothing has been trained, so that every chain that holds it gives the same.
     assert_same_student(student, stretches.base.student(widths=sizes))
+
+
+def test_a_narrow_group_takes_a_nested_student_to_the_chain_that_was_trained_so(stretches):
+    narrow, middle, wide = stretches.chains
+    for chain, below in ((wide, middle), (middle, narrow)):
+        sizes = {**chain.widths, "layer4.0.conv2": below.widths["layer4.0.conv2"]}
+        assert stretches.chain_for(sizes) is below
+    # No chain was trained so narrow beside so wide a stem: the narrowest that is wide enough.
+    mixed = {**narrow.widths, "conv1": wide.widths["conv1"]}
+    assert stretches.chain_for(mixed) is middle
 
 
 def test_a_budget_of_a_nested_ladder_is_that_of_its_widest_chain(stretches):
@@ -401,14 +411,32 @@ def nested_two(teacher):
 
 def test_a_step_of_a_nested_ladder_runs_every_chain_and_the_teacher_first():
     teacher = make_teacher()
-    model = NestedLadder(teacher, *nested_two(teacher).chains, random_widths=1).train()
+    narrow, widest = nested_two(teacher).chains
+    model = NestedLadder(teacher, narrow, widest, random_widths=1).train()
     outputs = model(torch.randn(SHAPE))
+    # Full width, the narrowest, a random one; the narrowest, the tapered, a random one.
     widths = [feature.shape[1] for feature, _ in outputs]
-    assert (len(outputs), widths[0], widths[3]) == (6, 128, 64)
+    assert (len(outputs), widths[:2], widths[3:5]) == (6, [128, 64], [32, 32])
     assert model.teacher is teacher
     sum(logits.sum() for _, logits in outputs[3:]).backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert model.s_students()[0].conv1.out_channels == 1
+
+
+def test_losses_are_of_the_images_that_a_network_has_seen():
+    """Half of a batch each, or all of it to all: the same where both halves are the same."""
+    images = torch.randn(4, *SHAPE[1:]).repeat(2, 1, 1, 1)
+    ids = torch.tensor([0, 0, 1, 1]).repeat(2)
+    totals = []
+    for first in (0, 4):
+        teacher = make_teacher()
+        joint = NestedLadder(teacher, *nested_two(teacher).chains, first=first)
+        objective = JointObjective(joint, NESTED).train()
+        total, parts = objective(images, ids, 0.5)
+        totals.append({**parts, "total": total.detach()})
+    assert totals[0].keys() == totals[1].keys()
+    for name, value in totals[0].items():
+        torch.testing.assert_close(totals[1][name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_nested_chains_are_refined_in_one_run_each_with_weights_of_its_own(tmp_path):

@@ -19,6 +19,7 @@ from oskt.models.resnet import ResNet
 from oskt.train import RECIPES, refine_chain
 from oskt.train.nested import NestedModel
 from oskt.train.recipe import RefineRecipe
+from oskt.train.rota import Rota
 from oskt.widths.merge_tree import MergeTree
 
 SHAPE = (4, 3, 32, 16)
@@ -47,8 +48,8 @@ def test_every_output_is_that_of_the_chains_student(nested):
         torch.manual_seed(3)
         outputs = nested(images)
         torch.manual_seed(3)
-        in_turn = turn or nested.draw_widths()
-        widths = [chain.groups, in_turn, nested.draw_widths(), nested.draw_widths()]
+        in_turn = turn or nested.rota.draw()
+        widths = [chain.groups, in_turn, nested.rota.draw(), nested.rota.draw()]
         assert len(outputs) == len(widths)
         for (feature, logits), sizes in zip(outputs, widths):
             expected_feature, expected_logits = chain.student(widths=sizes).train()(images)
@@ -62,8 +63,44 @@ def test_every_output_is_that_of_the_chains_student(nested):
 )
 def test_narrowest_and_powers_of_a_half_take_turns(teacher, narrowest, others):
     chain = nested_chain(teacher, width=narrowest)
-    turns = NestedModel(teacher, chain).turns
-    assert turns == [chain.widths, *(chain.resolve(share) for share in others)]
+    rota = Rota(chain)
+    assert rota.full
+    assert rota.turns == [chain.widths, *(chain.resolve(share) for share in others), None]
+    assert [rota.step() for _ in rota.turns][:-1] == [[widths] for widths in rota.turns[:-1]]
+    assert rota.step() == [chain.widths]
+
+
+def test_chains_of_a_ladder_train_their_narrow_end_in_every_step_and_others_in_turn(teacher):
+    chain = nested_chain(teacher, width=1 / 2)
+    narrow, widest = Rota(chain, "narrow"), Rota(chain, "widest", random_widths=1)
+    (_, tapered), (narrowest, middle), again = (narrow.step() for _ in range(3))
+    assert (narrow.full, widest.full) == (False, True)
+    assert (narrowest, again) == (chain.widths, [chain.widths, tapered])
+    assert middle == chain.resolve(3 / 4)
+    shares = {group: n / chain.groups[group] for group, n in tapered.items()}
+    assert [shares[f"layer{i}.0.conv1"] for i in (1, 2, 3, 4)] == [1, 1, 3 / 4, 1 / 2]
+    torch.manual_seed(0)
+    steps = [widest.step() for _ in range(3)]
+    assert [in_turn for in_turn, _ in steps] == [chain.widths, tapered, chain.widths]
+    assert steps[0][1] != steps[2][1]
+
+
+def test_full_width_and_its_student_share_a_batch_and_fixed_students_are_made_once(teacher):
+    chain = nested_chain(teacher, width=1 / 2)
+    model = NestedModel(teacher, chain, "widest", first=2).train()
+    images = torch.randn(4, *SHAPE[1:])
+    made = []
+    for turn in (0, 1, 0):
+        whole, student = model(images)
+        widths = model.rota.turns[turn]
+        assert torch.equal(whole[0], teacher(images[:2])[0])
+        expected = model.to_chain().student(widths=widths).train()(images[2:])
+        assert torch.equal(student[0], expected[0])
+        made.append(model._reading(widths))
+    assert made[0] is made[2]
+    with torch.no_grad():
+        next(teacher.parameters()).mul_(2)
+    assert not torch.equal(model(images)[1][0], student[0])
 
 
 def test_whose_turn_it_is_survives_a_resumed_run(nested, teacher):
@@ -108,9 +145,9 @@ def test_gradients_are_those_of_a_dense_merge(teacher):
 def test_random_widths_are_drawn_from_the_seed_within_range(nested):
     chain = nested.to_chain()
     torch.manual_seed(1)
-    drawn = [nested.draw_widths() for _ in range(64)]
+    drawn = [nested.rota.draw() for _ in range(64)]
     torch.manual_seed(1)
-    assert drawn == [nested.draw_widths() for _ in range(64)]
+    assert drawn == [nested.rota.draw() for _ in range(64)]
     for widths in drawn:
         assert all(chain.widths[g] <= n < chain.groups[g] for g, n in widths.items())
     wide = [g for g, size in chain.groups.items() if size >= 32]
@@ -131,7 +168,7 @@ def test_depthwise_layers_change_width_in_one_structure():
         outputs = model(images)
         torch.manual_seed(seed)
         for output in outputs[2:]:
-            student = chain.student(widths=model.draw_widths()).train()
+            student = chain.student(widths=model.rota.draw()).train()
             torch.testing.assert_close(output, student(images))
 
 

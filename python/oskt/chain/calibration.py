@@ -20,13 +20,14 @@ def calibrate(
     chain: WeightChain,
     images: Callable[[], Iterable[Tensor]],
     shares: Sequence[float] = EIGHTHS[:-1],
+    *,
+    full: bool = False,
 ) -> WeightChain:
     """A nested chain that carries norm statistics of several widths, so that students of every
     width work at once, without images of their own.
 
     Between two measured widths statistics are blended linearly, group by group (see
-    reading.statistic). Full width keeps the statistics of its training, and groups that are
-    frozen have those alone.
+    reading.statistic). Groups that are frozen have the statistics of full width alone.
 
     Args:
         chain: of kind "nested".
@@ -34,6 +35,8 @@ def calibrate(
             in training, without labels (see ReIDData.unlabelled).
         shares: uniform widths to measure, ascending, in (0, 1); those below the narrowest that
             was trained are left out.
+        full: measure full width, too, for a chain that was trained without it; else it keeps the
+            statistics of its training.
 
     Returns:
         A new chain; its file is longer by the statistics of those widths.
@@ -51,13 +54,14 @@ def calibrate(
         )
     resolved = [chain.resolve(share) for share in shares]
     grid = [w for w in resolved if all(w[g] >= n for g, n in chain.widths.items())]
+    grid.append(chain.groups)
     sources = []
-    for widths in grid:
+    for widths in grid if full else grid[:-1]:
         student = chain.student(widths=widths)
         students.recalibrate(student, images())
         sources.append({name: t.cpu() for name, t in student.named_buffers()})
-    sources.append(chain.expand(chain.groups))
-    grid.append(chain.groups)
+    if not full:
+        sources.append(chain.expand(chain.groups))
 
     def entries(layout: TensorLayout) -> Iterable[Tensor]:
         """One run of channels after the other, each at all measured widths."""

@@ -114,10 +114,13 @@ class Estimate:
         chain = part.chain if isinstance(part, Moved) else part
         if chain.kind == "oskt":
             return seconds + network(whole) + network(whole * chain.width**2)
-        for end in (*chain.further, 1.0):  # full width of each, and students
-            reach = whole * end**2
-            students = 1 + part.recipe.random_widths
-            seconds += network(reach) + students * network(reach * RANDOM_WIDTH)
+        # See Rota: the widest of a ladder shares its images, others run two students each.
+        *narrow, widest = (whole * end**2 for end in (*chain.further, 1.0))
+        students = 1 + part.recipe.random_widths
+        share = 1 / 2 if narrow and part.recipe.anchor else 1.0
+        seconds += share * (network(widest) + students * network(widest * RANDOM_WIDTH))
+        for reach in narrow:
+            seconds += (1 + students) * network(reach * RANDOM_WIDTH)
         return seconds
 
     def _macs(self, network: Mapping[str, Any], student: Student | None) -> float:

@@ -71,8 +71,8 @@ class Scale:
         rates: learning rates that the students of tables 1 and 9 are trained at, each of them;
             empty for the recipe's own alone.
         equal_time: epochs of a student over epochs of a nested refinement such that a student of
-            every size, one after the other, takes the time of the refinement; measured for one
-            nested chain: three take 2.5 times as long (docs/lab/nested.md, section 19).
+            every size, one after the other, takes the time of the refinement (measured for the
+            fastest rival, Model Folding: docs/lab/nested.md, section 20).
         further: where nested chains beside the narrowest begin.
         seeds: how many, from 0 on; few-shot tables take five.
         networks: table "depth": name -> what this network replaces of the scale.
@@ -86,7 +86,7 @@ class Scale:
     student: Recipe
     networks: Mapping[str, Mapping[str, Any]]
     rates: tuple[float, ...] = ()
-    equal_time: float = 0.6
+    equal_time: float = 1.15
     further: tuple[float, ...] = (1 / 4, 1 / 2)
     seeds: int = 3
 

@@ -40,7 +40,8 @@ class JointObjective(nn.Module):
         joint: oskt.JointModel, or any module with its interface: in training mode it returns the
             (feature, logits) of the teacher and then of each student (the S-Student of every chain,
             or one per width of the step), and it has `refining_loss(scale)`, `teacher` and
-            `s_students()`, those to evaluate.
+            `s_students()`, those to evaluate. Where it returns fewer rows than there are images,
+            the teacher's are of the first images, a student's of the last.
         recipe: alpha and its ramp, distill, temperature, similarity, anchor, the ReID loss.
     """
 
@@ -64,20 +65,21 @@ class JointObjective(nn.Module):
         total = images.new_zeros(())
         parts: dict[str, Tensor] = {}
         for index, ((feature, logits), loss) in enumerate(zip(outputs, self.losses)):
-            name = _name(index)
-            one, its_parts = loss(feature, logits, ids)
+            name, rows = _name(index), slice(-len(feature), None) if index else slice(len(feature))
+            one, its_parts = loss(feature, logits, ids[rows])
             total = total + (one if index else recipe.teacher_loss * one)
             parts.update({f"{name}/{part}": value for part, value in its_parts.items()})
             if index and recipe.distill:
-                kl = distillation(logits, told[1], temperature=recipe.temperature)
+                kl = distillation(logits, told[1][rows], temperature=recipe.temperature)
                 total = total + recipe.distill * kl
                 parts[f"{name}/distillation"] = kl.detach()
             if index and recipe.similarity:
-                gap = similarity_distillation(feature, told[0])
+                gap = similarity_distillation(feature, told[0][rows])
                 total = total + recipe.similarity * gap
                 parts[f"{name}/similarity"] = gap.detach()
         if self.before is not None:
-            kl = distillation(outputs[0][1], told[1], temperature=recipe.temperature)
+            logits = outputs[0][1]
+            kl = distillation(logits, told[1][: len(logits)], temperature=recipe.temperature)
             total = total + recipe.anchor * kl
             parts["teacher/anchor"] = kl.detach()
         if recipe.alpha:
@@ -94,6 +96,13 @@ class JointObjective(nn.Module):
 def _name(index: int) -> str:
     """teacher, student, student2, student3, ..."""
     return "teacher" if index == 0 else "student" if index == 1 else f"student{index}"
+
+
+def _first(recipe: RefineRecipe) -> int:
+    """Images of a batch that the teacher sees and its students do not: whole identities, half of
+    them. 0 where students are told by the teacher of the step, or half has no two identities."""
+    splits = recipe.anchor and recipe.identities >= 4
+    return recipe.identities // 2 * recipe.instances if splits else 0
 
 
 def refine_chain(
@@ -141,7 +150,7 @@ def refine_chain(
     chains = chain.chains if isinstance(chain, ChainLadder) else (chain,)
     nested = recipe.chain == "nested"
     joint = (
-        NestedLadder(teacher, *chains, random_widths=recipe.random_widths)
+        NestedLadder(teacher, *chains, random_widths=recipe.random_widths, first=_first(recipe))
         if nested
         else JointModel(teacher, *chains, vectors=recipe.vectors)
     )
@@ -153,7 +162,7 @@ def refine_chain(
         save_model(out / "teacher.safetensors", joint.teacher, meta)
         refined = joint.to_chains()
         if nested and calibration is not None:
-            refined = [calibrate(one, calibration) for one in refined]
+            refined = [calibrate(c, calibration, full=c is not refined[-1]) for c in refined]
         for each in refined:
             each.meta = {**each.meta, **provenance(), **meta}
         whole = refined[0] if len(refined) == 1 else ChainLadder(refined)

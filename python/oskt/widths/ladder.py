@@ -16,17 +16,20 @@ class Ladder(Generic[AnyChain]):
     """Chains of one teacher, each wider than the one before; a student is read from the one that
     fits it best.
 
-    Kind "oskt": a chain fits a student that has at least the chain's width in every group: its rows
-    can be copied, not merged. The widest one that fits has most rows of its own. A budget goes to
-    the widest chain whose S-Student keeps it, and gives the largest student of that chain.
+    The rule: a chain fits a student that is in no group narrower than the chain was trained at, nor
+    wider than the chain is. The widest chain that fits is the best: a chain is strongest at its
+    narrow end, which nothing narrower shares weights with (docs/lab/nested.md, section 20). Of the
+    chains that are wide enough for a student that none fits, it is the narrowest.
+
+    Kind "oskt": no chain is too narrow, rows of the student are copies of the chain's. A budget
+    goes to the widest chain whose S-Student keeps it, and gives the largest student of that chain.
     A student as wide as its chain is the S-Student that was trained; a wider one repeats rows and
     is about as good before fine-tuning (docs/lab/ladder.md). Where nothing else binds, ask for the
     width of a chain: `oskt info` lists what those cost.
 
-    Kind "nested": a chain fits a student that has at most the chain's full width in every group,
-    and the narrowest one that fits was trained for it most. The widest chain is the teacher; the
-    others have weights of their own, so that narrow students and wide ones are not in each other's
-    way (docs/lab/nested.md, section 18), and are small.
+    Kind "nested": a chain serves from the narrowest width it was trained at to its full width. The
+    widest is the teacher; the others have weights of their own, so that narrow students and wide
+    ones are not in each other's way (section 18), and are small.
 
     Args:
         chains: one or more of one kind, in any order.
@@ -125,11 +128,10 @@ class Ladder(Generic[AnyChain]):
         return self.base.resolve(width, widths, preset, **budget)
 
     def chain_for(self, widths: Mapping[str, int]) -> AnyChain:
-        """The chain that fits a student of these widths, all groups named, best."""
-        if self.base is self.chains[-1]:
-            return next(chain for chain in self.chains if _within(widths, chain.groups))
-        fitting = [chain for chain in self.chains[1:] if _within(chain.widths, widths)]
-        return fitting[-1] if fitting else self.chains[0]
+        """The chain for a student of these widths, all groups named."""
+        holding = [chain for chain in self.chains if _within(widths, chain.groups)]
+        trained = [chain for chain in holding if _within(chain.widths, widths)]
+        return trained[-1] if trained else holding[0]
 
     def untrained(self, widths: Mapping[str, int]) -> list[str]:
         """The groups that are narrower in a student of these widths than its chain was trained at:
