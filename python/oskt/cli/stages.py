@@ -145,10 +145,10 @@ def refine(
 ) -> None:
     """Make a chain of a teacher and train the two together; writes OUT/chain.safetensors.
 
-    With several --chain-width the file is a ladder. Published chains are as wide as these say, and
-    a student is read from the widest that is nowhere wider than it. Nested chains begin at these
-    widths, each serving up to the next, the last up to the teacher: narrow students have small
-    weights of their own and leave the wide ones alone. Nested chains serve other data than they
+    With several --chain-width the file is a ladder, and a student is read from the widest chain
+    that was trained as narrow as it is. Published chains are as wide as these say. Nested chains
+    begin at these widths, each serving up to the next, the last up to the teacher: narrow students
+    have small weights of their own and leave the wide ones alone. They serve other data than they
     were made on best when they are refined on there, by --from-chain: one run for all sizes.
     """
     making = {"--chain-width": chain_width, "--rows": rows, "--method": method}

@@ -339,9 +339,8 @@ class _Demo:
             "At once": f"read from a nested chain{measured}, no step of training; Published: "
             "expanded from a chain of the published kind",
             "Nested chains": f"from the widths {', '.join(map(str, scale.chain_widths))} on, "
-            f"{scale.nested.random_widths} random widths a step, distillation "
-            f"{scale.nested.distill} at temperature {scale.nested.temperature}, similarity "
-            f"{scale.nested.similarity}",
+            f"distillation {scale.nested.distill} at temperature {scale.nested.temperature}, "
+            f"similarity {scale.nested.similarity}, anchor {scale.nested.anchor}",
             "Published chain": f"width {scale.chain_widths[0]}, alpha {scale.published.alpha}, "
             f"distillation {scale.published.distill} (ours)",
             "Machine": f"{platform.processor() or platform.machine()}, "

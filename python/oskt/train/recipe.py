@@ -205,7 +205,7 @@ class RefineRecipe(Recipe):
         "saliency", "of a nested chain's channels, unless refine --method says another"
     )
     random_widths: int = flag(
-        0, "random students of a nested chain in every step beside the one in turn, >= 0"
+        0, "random students of every nested chain in every step beside those in turn, >= 0"
     )
 
     def __post_init__(self) -> None:
