@@ -1,8 +1,9 @@
 """One step of joint refinement against a teacher-only step: ResNet-50 at 256x128, both chain kinds.
 
 A step is forward, backward and Adam of a recipe's whole objective. Published chains: teacher,
-S-Student and refining loss. Nested chains: the teacher as it was (forward alone), and of every
-chain full width and the student in turn. The two of a pair run in turn in one process, so that
+S-Student and refining loss. Nested chains: the teacher as it was (forward alone), and the networks
+of the Rota: full width and the student in turn, of a ladder on half of the batch each, and two
+students of every narrow chain. The two of a pair run in turn in one process, so that
 the ratio survives a machine that drifts; extra_info holds it (`ratio`: the median of the rounds'
 ratios). Batch 8 on the CPU, 64 on a GPU; images lie in memory as `oskt.train.loop` hands them over.
 """
@@ -26,7 +27,8 @@ from oskt.train.refine import JointObjective
 from oskt.train.teacher import SupervisedObjective
 
 CUDA = DEVICE.type == "cuda"
-BATCH, INSTANCES, CLASSES, ROUNDS = (64 if CUDA else 8), 4, 751, (20 if CUDA else 9)
+BATCH, INSTANCES, ROUNDS = (64, 4, 20) if CUDA else (8, 2, 9)
+CLASSES = 751
 PUBLISHED, NESTED = RECIPES["paper-refine"], RECIPES["nested"]
 
 
@@ -69,7 +71,11 @@ def test_refine_step(benchmark, kind, widths, precision):
     )
     nested = kind == "nested"
     recipe = NESTED if nested else replace(PUBLISHED, alpha=0.05)
-    joint = (NestedLadder if nested else JointModel)(teacher, *ladder.chains)
+    joint = (
+        NestedLadder(teacher, *ladder.chains, first=BATCH // 2)
+        if nested
+        else JointModel(teacher, *ladder.chains)
+    )
     refine = step_of(JointObjective(joint, recipe).to(DEVICE).train(), precision)
     alone = step_of(SupervisedObjective(joint.teacher, recipe).to(DEVICE).train(), precision)
     keep_freed_memory()

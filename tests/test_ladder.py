@@ -423,6 +423,15 @@ def test_a_step_of_a_nested_ladder_runs_every_chain_and_the_teacher_first():
     assert model.s_students()[0].conv1.out_channels == 1
 
 
+def test_the_widest_of_several_chains_shares_a_batch_between_teacher_and_student():
+    chains = nested_two(make_teacher()).chains
+    rows = []
+    for ladder in (chains, chains[-1:]):
+        model = NestedLadder(make_teacher(), *ladder, first=3).train()
+        rows.append([len(feature) for feature, _ in model(torch.randn(SHAPE))])
+    assert rows == [[3, 5, 8, 8], [8, 8]]
+
+
 def test_losses_are_of_the_images_that_a_network_has_seen():
     """Half of a batch each, or all of it to all: the same where both halves are the same."""
     images = torch.randn(4, *SHAPE[1:]).repeat(2, 1, 1, 1)
