@@ -200,8 +200,8 @@ class NestedLadder(nn.Module):
             NestedModel(c.student(width=1.0).train(), c, "narrow", random_widths=random_widths)
             for c in narrow
         ]
-        place: Place = "widest" if narrow else "alone"
-        models.append(NestedModel(teacher, widest, place, random_widths=random_widths, first=first))
+        last: dict[str, Any] = {"place": "widest", "first": first} if narrow else {}
+        models.append(NestedModel(teacher, widest, random_widths=random_widths, **last))
         self.models = cast("Sequence[NestedModel]", nn.ModuleList(models))
         reach = [sum(chain.groups.values()) for chain in chains]
         self.rate_factors = {m: math.sqrt(reach[-1] / n) for m, n in zip(models, reach)}
