@@ -20,8 +20,8 @@ class Rota:
 
     - alone: beside full width the narrowest, 1/2, 1/4, ... and a random one in turn.
     - widest of a ladder: beside full width the narrowest and the tapered one in turn.
-    - narrow, any other of a ladder: the narrowest in every step, and in turn the tapered one and
-      the middle one. Full width is left to the next chain, which is better there.
+    - narrow, any other of a ladder: the narrowest in every step, and in turn the tapered one,
+      twice, and the middle one. Full width is left to the next chain, which is better there.
 
     Tapered is full width in the first half of the groups, the middle in the third quarter, the
     narrowest in the last, as the paper's students S2, S4 and S6 are; middle is half-way between the
@@ -62,7 +62,8 @@ class Rota:
             if place == "widest":
                 self.turns = [narrowest, tapered]
             else:
-                self.every, self.turns = [narrowest], [tapered, self._uniform(middle)]
+                self.every = [narrowest]
+                self.turns = [tapered, tapered, self._uniform(middle)]
         self.turn = 0
 
     @property
