@@ -13,6 +13,7 @@ from train_fakes import CLASSES, TinyData, recipe
 
 from oskt import ChainLadder, JointModel, WeightChain, edge
 from oskt.compare.scales import CHAIN_OF, SIZES
+from oskt.files import progressive
 from oskt.files.checkpoint import load_state
 from oskt.models.resnet import ResNet
 from oskt.train import refine_chain
@@ -398,6 +399,31 @@ def test_nested_ladders_are_files_that_the_edge_reads(stretches, tmp_path):
             assert np.array_equal(arrays[name], tensor.numpy())
 
 
+def test_a_progressive_ladder_is_read_chain_by_chain(stretches, tmp_path):
+    stretches = ChainLadder([copy.copy(chain) for chain in stretches.chains])
+    for chain, number in zip(stretches.chains, (1, 2, 3)):
+        chain.weights = number * chain.weights  # weights of its own
+    parts = progressive.write(stretches, tmp_path / "packed", classifier=True)
+    ends = [stretches.resolve(width) for width in (*SHARES, 1.0)]
+    assert [(part.about["chain"], part.about["widths"]) for part in parts] == [
+        (0, ends[0]), (0, ends[1]), (1, ends[1]), (1, ends[2]), (2, ends[2]), (2, ends[3])
+    ]  # fmt: skip
+    data = (tmp_path / "packed").read_bytes()
+    for part in parts:
+        here = ChainLadder.load(data[: part.end])
+        number, widest = part.about["chain"], part.about["widths"]
+        assert (len(here.chains), here.groups) == (number + 1, widest)
+        for sizes in ends[: ends.index(widest) + 1]:
+            chain = stretches.chains[here.chains.index(here.chain_for(sizes))]
+            assert_same_student(here.student(widths=sizes), chain.student(widths=sizes))
+            arrays = edge.load_ladder(data[: part.end])
+            assert arrays.chains.index(arrays.chain_for(sizes)) == stretches.chains.index(chain)
+    whole = ChainLadder.load(data)
+    for one, other in zip(whole.chains, stretches.chains):
+        assert (one.widths, one.groups) == (other.widths, other.groups)
+    assert progressive.write(stretches, tmp_path / "few", (0.3, 1))[0].about["chain"] == 1
+
+
 NESTED = recipe(
     chain="nested", alpha=0.0, distill=4.0, anchor=2.0, center_weight=0.0, random_widths=1,
     height=32, width=16,
@@ -470,8 +496,8 @@ def test_errors(ladder, pair, path):
         ChainLadder([])
     with pytest.raises(ValueError, match=r"^ladder: chains must be of one kind, got 'oskt' and 'n"):
         ChainLadder([one, make_chain(teacher, 1 / 4, kind="nested")])
-    with pytest.raises(ValueError, match=r"narrower in none, got 4 and 4 channels of conv1\. Use"):
-        ChainLadder([make_chain(teacher, width, kind="nested") for width in (1 / 4, 1 / 2)])
+    with pytest.raises(ValueError, match=r"narrower in none, got 1 and 1 channels of conv1\. Use"):
+        ChainLadder([make_chain(teacher, 1 / 4, kind="nested") for _ in range(2)])
     with pytest.raises(ValueError, match=r"^ladder: chains must have the channel groups of one te"):
         ChainLadder([one, half])
     with pytest.raises(ValueError, match=r"narrower in none, got 2 and 2 channels of conv1\. Use"):

@@ -103,7 +103,7 @@ def load(source: Source) -> EdgeChain:
     Args:
         source: a file of WeightChain.save or oskt.files.progressive.write, or bytes from the
             beginning of a progressive one. Of a long file,
-            EdgeChain(oskt.files.progressive.read(path, 1)) takes the first part alone.
+            EdgeChain(*oskt.files.progressive.read(path, 1)) takes the first part alone.
 
     Raises:
         FileNotFoundError: no such file.

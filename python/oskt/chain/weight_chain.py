@@ -369,11 +369,11 @@ class WeightChain(Sizes):
         shares = reading.norm_shares(self.coupling, reading.tied_shares(self.trees, sizes))
         return self._module(self._named(self._read(items), self.groups, shares), self.groups)
 
-    def truncated(self, width: float) -> WeightChain:
+    def truncated(self, width: float | Mapping[str, int]) -> WeightChain:
         """The nested chain whose full width is this student: it holds every narrower one.
 
         Args:
-            width: share of the channels in every group, in (0, 1].
+            width: share of the channels in every group, in (0, 1], or group -> channels.
 
         Raises:
             ValueError: a chain of kind "oskt", whose rows serve all widths, or width out of range.
@@ -383,7 +383,8 @@ class WeightChain(Sizes):
                 f"WeightChain.truncated: chain must be nested, got kind {self.kind!r}. "
                 "A published chain cannot be cut: its columns stay at teacher width."
             )
-        sizes, template = self.resolve(width), self.template
+        given = {"widths": width} if isinstance(width, Mapping) else {"width": width}
+        sizes, template = self.resolve(**given), self.template
         if template is not None:
             template = students.narrow(template, self.coupling, sizes)
         student = self._read(reading.truncation(self.coupling, self.trees, sizes, self.layouts))
@@ -511,9 +512,9 @@ class WeightChain(Sizes):
 
 
 def read_contents(source: Source) -> list[Contents]:
-    """Every chain of a chain file, or that of a progressive one, with tensors on the CPU."""
+    """Every chain of a chain file, or those of a progressive one, with tensors on the CPU."""
     if isinstance(source, bytes) or is_part_file(source):
-        return [progressive.read(source).mapped(torch.from_numpy)]
+        return [contents.mapped(torch.from_numpy) for contents in progressive.read(source)]
     return apart(*read_tensors(source, CHAIN))
 
 

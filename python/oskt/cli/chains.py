@@ -109,14 +109,14 @@ def widths(
 
 
 def pack(
-    chain: Annotated[Path, typer.Argument(help="file of a nested chain")],
+    chain: Annotated[Path, typer.Argument(help="file of a nested chain, or of a ladder of some")],
     out: Annotated[Path, typer.Option(help="progressive file to write")],
     widths: Annotated[
         str, typer.Option(help="shares of the teacher's channels, ascending, one part each")
     ] = "0.125,0.25,0.5,1",
     half: Annotated[bool, typer.Option("--half", help="store in float16")] = False,
 ) -> None:
-    """Write a nested chain whose first bytes are a small student, and later ones widen it.
+    """Write nested chains as a file whose first bytes are a small student; later ones widen it.
 
     Every command that takes a chain takes this file too, and its first bytes alone up to the end
     of a part: send those first, the rest later. `oskt info` lists the parts again.
@@ -124,12 +124,7 @@ def pack(
     ladder = ChainLadder.load(chain)
     dtype = "float16" if half else None
     shares = numbers("pack: --widths", widths, float, "0.25,0.5,1")
-    if len(ladder.chains) > 1:
-        raise ValueError(
-            f"pack: '{chain}' must hold one nested chain, got a ladder of {len(ladder.chains)}. "
-            "Refine with one --chain-width: its chain serves every width with one set of weights."
-        )
-    parts = progressive.write(ladder.base, out, shares, dtype=dtype)
+    parts = progressive.write(ladder, out, shares, dtype=dtype)
     console.print(part_table(ladder, parts))
 
 

@@ -76,10 +76,11 @@ def rung_table(ladder: ChainLadder) -> Table:
 
 def part_table(ladder: ChainLadder, parts: Sequence[Part]) -> Table:
     """The parts of a progressive file: how many bytes to fetch for which student."""
-    table = _table("part", "first bytes", "parameters", "MACs")
+    table = _table("part", "chain", "first bytes", "parameters", "MACs")
     for number, part in enumerate(parts, 1):
         parameters, macs = ladder.costs(part.about["widths"])
-        table.add_row(str(number), f"{part.end:,}", f"{parameters:,}", f"{macs:,}")
+        chain = str(part.about["chain"] + 1)
+        table.add_row(str(number), chain, f"{part.end:,}", f"{parameters:,}", f"{macs:,}")
     return table
 
 

@@ -13,14 +13,14 @@ from oskt.files.part_file import Source, is_part_file
 
 
 def read(source: Source) -> list[Contents]:
-    """Every chain of a chain file, or that of a progressive one, as NumPy arrays, without torch.
+    """Every chain of a chain file, or those of a progressive one, as NumPy arrays, without torch.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: truncated, edited or foreign file, or one in bfloat16.
     """
     if isinstance(source, bytes) or is_part_file(source):
-        return [progressive.read(source)]
+        return progressive.read(source)
     return apart(*tensor_file.read(source, tensor_file.CHAIN))
 
 

@@ -3,7 +3,8 @@
 A nested chain cut at ascending widths, one part per width (the bytes: oskt.files.part_file). A part
 holds the vectors, statistics and trees of its width, which are small, and of the weights only what
 the part before lacks (oskt.files.widening). So all parts together hold as many numbers as the
-weights have, and a student is widened by the bytes that it lacks alone.
+weights have, and a student is widened by the bytes that it lacks alone. Of a ladder every chain is
+cut so, one after the other from the narrowest, each at the widths that it serves.
 
 Reading needs no torch.
 """
@@ -11,7 +12,7 @@ Reading needs no torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,31 +26,35 @@ from oskt.files.contents import Contents
 from oskt.files.part_file import Part, PartFile, Source
 from oskt.files.part_file import extend as extend
 from oskt.files.widening import lacking, widened
+from oskt.widths.ladder import Ladder, within
 
 if TYPE_CHECKING:
     from oskt.chain import WeightChain
 
 
 def write(
-    chain: WeightChain,
+    chain: WeightChain | Ladder[WeightChain],
     path: str | Path,
     widths: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1),
     *,
     dtype: DTypeLike | None = None,
     classifier: bool = False,
 ) -> list[Part]:
-    """Write a nested chain as a progressive file; whole or not at all.
+    """Write a nested chain, or a ladder of some, as a progressive file; whole or not at all.
 
     Args:
         chain: of kind "nested", in float64, float32 or float16.
         path: target file.
         widths: share of the channels in every group for each part, ascending, in (0, 1]. Students
             narrower than the first are read from it; the last is the widest that there will be.
+            Of a ladder each chain has a part for every width from its narrow end to its full width,
+            so that a width where two chains meet is there twice.
         dtype: storage of weights and vectors, e.g. "float16"; default as they are.
         classifier: keep weights that only training needs (see WeightChain.save).
 
     Returns:
-        The parts of the file: `about["widths"]` and which bytes, `start` to `end`.
+        The parts of the file: `about["widths"]`, `about["chain"]`, its number in the ladder, and
+        which bytes, `start` to `end`.
 
     Raises:
         ValueError: a chain of kind "oskt" or in bfloat16, or widths that do not ascend.
@@ -78,12 +83,14 @@ def write(
     """
     import torch
 
-    if chain.kind != "nested":
+    ladder = chain if isinstance(chain, Ladder) else Ladder([chain])
+    base = ladder.base
+    if base.kind != "nested":
         raise ValueError(
-            f"progressive.write: chain must be nested, got kind {chain.kind!r}. "
+            f"progressive.write: chain must be nested, got kind {base.kind!r}. "
             "A published chain is its own smallest file: use WeightChain.save."
         )
-    if chain.statistics.dtype == torch.bfloat16:
+    if base.statistics.dtype == torch.bfloat16:
         raise ValueError(
             "progressive.write: chain must be of a dtype that NumPy has, got torch.bfloat16. "
             "Convert it with chain.to(torch.float32)."
@@ -93,14 +100,19 @@ def write(
             f"progressive.write: widths must ascend in (0, 1], got {list(widths)}. "
             "Example: widths=(0.125, 0.25, 0.5, 1)."
         )
-    own = chain.statistics[:0].cpu().numpy().dtype
+    own = base.statistics[:0].cpu().numpy().dtype
     kinds = {"weights": dtype or own, "vectors": dtype or own, "statistics": own}
-    exact = (chain if classifier else chain.lean()).to("cpu", torch.float64)
-    levels = (exact.truncated(width).contents().mapped(np.asarray) for width in widths)
-    parts = [
-        (about, {n: a.astype(kinds.get(n, a.dtype)) for n, a in arrays.items()})
-        for about, arrays in _parts(levels)
-    ]
+    sizes = [base.resolve(width) for width in widths]
+    parts = []
+    for number, one in enumerate(ladder.chains):
+        exact = (one if classifier else one.lean()).to("cpu", torch.float64)
+        for about, arrays in _parts(
+            exact.truncated(each).contents().mapped(np.asarray)
+            for each in sizes
+            if within(each, one.groups) and (number == 0 or within(one.widths, each))
+        ):
+            small = {n: a.astype(kinds.get(n, a.dtype)) for n, a in arrays.items()}
+            parts.append(({"chain": number, **about}, small))
     contents = exact.contents().header()
     shared = {name: contents[name] for name in ("coupling", "blocks", "absent")}
     meta = {"whole": exact.groups, **exact.meta}
@@ -111,7 +123,7 @@ def write(
 def _parts(
     levels: Iterator[Contents],
 ) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
-    """What each part is about, and its arrays, in float64."""
+    """What each part of one chain is about, and its arrays, in float64."""
     widths: dict[str, int] = {}
     for level in levels:
         header, arrays = level.header(), level.tensors()
@@ -136,17 +148,17 @@ def outline(source: Source) -> list[Part]:
     return PartFile(source).parts
 
 
-def read(source: Source, parts: int | None = None) -> Contents:
-    """The chain that the first parts of a file give, as NumPy arrays.
+def read(source: Source, parts: int | None = None) -> list[Contents]:
+    """The chain that the first parts of a file give, or the chains of a ladder, as NumPy arrays.
 
-    WeightChain.load and oskt.edge.load take the same sources.
+    WeightChain.load, ChainLadder.load, oskt.edge.load and load_ladder take the same sources.
 
     Args:
         source: a path, or bytes from the beginning of a file. A part that it ends in is not read.
         parts: how many to read, from 1; default all that are whole. Later ones are not looked at.
 
     Returns:
-        The contents of a chain whose full width is that of the last part read.
+        The contents of each chain that is there; its full width is that of its last part read.
 
     Raises:
         FileNotFoundError: no such file.
@@ -161,10 +173,16 @@ def read(source: Source, parts: int | None = None) -> Contents:
             f"{file}, got {parts}. Its {len(file.parts)} parts end at bytes "
             f"{', '.join(f'{part.end:,}' for part in file.parts)}."
         )
+    chains = itertools.groupby(whole[:count], lambda part: part.about["chain"])
+    return [_chain(file, part) for _, part in chains]
+
+
+def _chain(file: PartFile, parts: Iterable[Part]) -> Contents:
+    """The chain that its first parts give."""
     coupling = Coupling.from_json(file.shared["coupling"])
     plain: dict[str, NDArray[Any]] = {}
     narrow: tuple[Mapping[str, int], NDArray[np.float64]] | None = None
-    for part in whole[:count]:
+    for part in parts:
         widths, arrays = part.about["widths"], file.read(part)
         plain |= {name: array for name, array in arrays.items() if name.startswith("plain.")}
         resized = {"coupling": coupling.resized(widths).to_json()}

@@ -48,7 +48,9 @@ class Ladder(Generic[AnyChain]):
                 "ladder: chains must be one or more, got none. "
                 "Make them with ChainLadder.from_teacher."
             )
-        self.chains = tuple(sorted(chains, key=lambda chain: sum(self.own_widths(chain).values())))
+        self.chains = tuple(
+            sorted(chains, key=lambda c: (sum(self.own_widths(c).values()), sum(c.widths.values())))
+        )
         for below, above in zip(self.chains, self.chains[1:]):
             if below.kind != above.kind:
                 raise ValueError(
@@ -63,7 +65,9 @@ class Ladder(Generic[AnyChain]):
                     "ones. Make them of one module with one check."
                 )
             narrow, wide = self.own_widths(below), self.own_widths(above)
-            if narrow == wide or not _within(narrow, wide):
+            if narrow == wide:  # nested chains may differ in where they begin
+                narrow, wide = below.widths, above.widths
+            if narrow == wide or not within(narrow, wide):
                 worst = min(narrow, key=lambda g: wide[g] - narrow[g])
                 raise ValueError(
                     "ladder: chains must each be wider than the one before in some group and "
@@ -122,15 +126,15 @@ class Ladder(Generic[AnyChain]):
             # Groups of unequal shares must all be such as one chain was trained at.
             for chain in self.chains[:0:-1]:
                 sizes = chain.resolve(**budget)
-                if _within(chain.widths, sizes):
+                if within(chain.widths, sizes):
                     return sizes
             return self.chains[0].resolve(**budget)
         return self.base.resolve(width, widths, preset, **budget)
 
     def chain_for(self, widths: Mapping[str, int]) -> AnyChain:
         """The chain for a student of these widths, all groups named."""
-        holding = [chain for chain in self.chains if _within(widths, chain.groups)]
-        trained = [chain for chain in holding if _within(chain.widths, widths)]
+        holding = [chain for chain in self.chains if within(widths, chain.groups)]
+        trained = [chain for chain in holding if within(chain.widths, widths)]
         return trained[-1] if trained else holding[0]
 
     def untrained(self, widths: Mapping[str, int]) -> list[str]:
@@ -155,6 +159,6 @@ class Ladder(Generic[AnyChain]):
         return sum(self.own_widths(chain).values()) / max(1, sum(self.groups.values()))
 
 
-def _within(inner: Mapping[str, int], outer: Mapping[str, int]) -> bool:
+def within(inner: Mapping[str, int], outer: Mapping[str, int]) -> bool:
     """Whether no group is wider in `inner`."""
     return all(width <= outer[group] for group, width in inner.items())
