@@ -55,6 +55,15 @@ def test_the_teacher_knows_its_recipe_and_its_image(work):
     assert model(torch.zeros(2, 3, 32, 16)).shape == (2, 24)
 
 
+def test_a_transformer_has_one_nested_chain_unless_told_otherwise(work, tmp_path):
+    run(
+        "refine", "--data", work / "data", "--out", tmp_path, "--chain", "nested", "--steps", "",
+        "--teacher", work / "teacher" / "teacher.safetensors", "--epochs", "1", *SMALL,
+    )  # fmt: skip
+    chain = WeightChain.load(tmp_path / "chain.safetensors")
+    assert chain.widths == chain.resolve(1 / 8)
+
+
 @pytest.mark.parametrize("kind", ["oskt", "nested"])
 def test_students_of_every_command(work, tmp_path, kind):
     path = refine(work, kind)
