@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from oskt import demo
-from oskt.chain import ChainLadder, WeightChain
+from oskt.chain import ChainLadder
 from oskt.report import load_report
 
 NETWORKS = {
@@ -68,8 +68,8 @@ def test_the_demo_of_a_transformer(tiny, tmp_path, capsys):
     assert len(rows) == 3 + 2 * 2 + 2 + 1
     assert all(0 < row.mAP <= 1 for row in rows)
     for kind in ("nested", "published"):
-        chain = WeightChain.load(tmp_path / "demo" / kind / "chain.safetensors")
-        assert chain.widths["patch_embed.proj"] == 4
+        ladder = ChainLadder.load(tmp_path / "demo" / kind / "chain.safetensors")
+        assert ladder.widths["patch_embed.proj"] == 4
     shown = capsys.readouterr().out
     assert "norm statistics" not in shown  # layer norms have none
     with pytest.raises(ValueError, match=r"^demo: scale must be laptop for model vit, got 'full'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from test_cli import run
 
 from oskt import students
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder, WeightChain
 from oskt.files.checkpoint import load_state
 from oskt.models.vit import widths
 
@@ -55,13 +56,14 @@ def test_the_teacher_knows_its_recipe_and_its_image(work):
     assert model(torch.zeros(2, 3, 32, 16)).shape == (2, 24)
 
 
-def test_a_transformer_has_one_nested_chain_unless_told_otherwise(work, tmp_path):
+def test_a_transformer_has_a_ladder_of_nested_chains_unless_told_otherwise(work, tmp_path):
     run(
         "refine", "--data", work / "data", "--out", tmp_path, "--chain", "nested", "--steps", "",
         "--teacher", work / "teacher" / "teacher.safetensors", "--epochs", "1", *SMALL,
     )  # fmt: skip
-    chain = WeightChain.load(tmp_path / "chain.safetensors")
-    assert chain.widths == chain.resolve(1 / 8)
+    ladder = ChainLadder.load(tmp_path / "chain.safetensors")
+    ends = [ladder.resolve(share) for share in (1 / 8, 1 / 4, 1 / 2, 1)]
+    assert [(c.widths, c.groups) for c in ladder.chains] == list(itertools.pairwise(ends))
 
 
 @pytest.mark.parametrize("kind", ["oskt", "nested"])

@@ -120,8 +120,8 @@ def refine(
         str | None,
         typer.Option(
             help="narrowest width that is trained, as a share of the teacher's (default 0.125); "
-            "several, such as 0.125,0.25,0.5 (default of nested chains of CNNs), make a ladder of "
-            "chains, trained in one run"
+            "several, such as 0.125,0.25,0.5 (default of nested chains), make a ladder of chains, "
+            "trained in one run"
         ),
     ] = None,
     rows: Annotated[
@@ -154,14 +154,12 @@ def refine(
     making = {"--chain-width": chain_width, "--rows": rows, "--method": method}
     parent = _one_parent(teacher, from_chain, recipe, making)
     _check_method(method, recipe.chain)
-    shares = numbers("refine: --chain-width", chain_width or "0.125", float, "0.125,0.25,0.5")
+    usual = "0.125,0.25,0.5" if recipe.chain == "nested" else "0.125"
+    shares = numbers("refine: --chain-width", chain_width or usual, float, "0.125,0.25,0.5")
     known = None if from_chain is None else _nested_chains(from_chain)
     if known is None:
         model, meta = students.load_model(parent)
         networks = [model]
-        # Ladders of transformers have not been measured.
-        if chain_width is None and recipe.chain == "nested" and meta["spec"]["family"] != "vit":
-            shares = [1 / 8, 1 / 4, 1 / 2]
     else:
         networks, meta = [chain.student(width=1.0) for chain in known.chains], known.meta
         model = networks[-1]

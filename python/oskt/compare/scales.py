@@ -150,7 +150,6 @@ _VIT = {
     "teacher": RECIPES["demo-vit-teacher"],
     "refine": _refine("demo-vit-refine"),
     "nested": _refine("demo-vit-nested"),
-    "further": (),
     "student": RECIPES["demo-vit-student"],
     "rates": (1e-3, 3e-4),
 }  # fmt: skip
@@ -159,7 +158,6 @@ _VIT_S = {
     "teacher": replace(RECIPES["paper-vit-teacher"], epochs=60),
     "refine": _refine("paper-vit-refine", epochs=60, alpha=0.05, distill=4.0),
     "nested": _refine("nested-vit", epochs=60),
-    "further": (),
     "student": replace(RECIPES["paper-vit-student"], epochs=30),
     "rates": (4e-4, 1e-4),
 }  # fmt: skip

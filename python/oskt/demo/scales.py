@@ -69,10 +69,6 @@ _RESNETS = {
     ),
 }
 _VIT = _LAPTOP.of("ViT")
-_VITS = {
-    "laptop": replace(
-        _RESNETS["laptop"], **_as_compared(_VIT, _VIT.network), chain_widths=(1 / 4, *_VIT.further)
-    )
-}
+_VITS = {"laptop": replace(_RESNETS["laptop"], **_as_compared(_VIT, _VIT.network))}
 
 SCALES = {"resnet": _RESNETS, "vit": _VITS}

@@ -315,7 +315,7 @@ _NESTED: dict[str, Any] = {
 }
 # A transformer gains nothing by an anchor (section 15), nor by an order of saliency (section 13).
 _NESTED_VIT: dict[str, Any] = {
-    **_NESTED, "teacher_loss": 3.0, "anchor": 0.0, "order": "magnitude", "random_widths": 1,
+    **_NESTED, "teacher_loss": 3.0, "anchor": 0.0, "order": "magnitude",
 }  # fmt: skip
 # Small drawn pedestrians and few steps: a high rate is what matters (DESIGN, section 3), and an
 # Adam whose memory is shorter than the run: beta2 0.999 remembers 1000 steps, a teacher takes 666
