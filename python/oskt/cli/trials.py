@@ -15,7 +15,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="of the data and of all training")] = 0,
     device: Device = None,
     scale: Annotated[
-        Literal["laptop", "full"], typer.Option(help="laptop: 13 minutes on 2 cores")
+        Literal["laptop", "full"], typer.Option(help="laptop: 11 minutes on 2 cores")
     ] = "laptop",
     model: Annotated[
         Literal["resnet", "vit"], typer.Option(help="residual network or vision transformer")

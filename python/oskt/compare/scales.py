@@ -72,7 +72,7 @@ class Scale:
             empty for the recipe's own alone.
         equal_time: epochs of a student over epochs of a nested refinement such that a student of
             every size, one after the other, takes the time of the refinement (measured for the
-            fastest rival, Model Folding: docs/lab/nested.md, section 20).
+            fastest rival, Model Folding: docs/lab/nested.md, section 21).
         further: where nested chains beside the narrowest begin.
         seeds: how many, from 0 on; few-shot tables take five.
         networks: table "depth": name -> what this network replaces of the scale.
