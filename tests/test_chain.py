@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from oskt.chain import WeightChain
+from oskt.coupling.clustering import ROWS
 from oskt.models.resnet import ResNet
 
 IMAGES = torch.zeros(2, 3, 64, 32)
@@ -244,7 +245,7 @@ def test_a_diverged_teacher_is_refused():
         WeightChain.from_teacher(teacher, IMAGES)
 
 
-@pytest.mark.parametrize("rows", ["folded", "published", "published-cosine"])
+@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("method", ["kmeans", "ward", "random"])
 def test_every_clustering_option_gives_a_sound_chain(teacher, rows, method):
     chain = WeightChain.from_teacher(

@@ -12,6 +12,7 @@ import torch
 from train_fakes import CLASSES, TinyData, recipe
 
 from oskt import ChainLadder, JointModel, WeightChain, edge
+from oskt.baselines import folding
 from oskt.compare.scales import CHAIN_OF, SIZES
 from oskt.files import progressive
 from oskt.files.checkpoint import load_state
@@ -355,8 +356,49 @@ def test_a_nested_student_is_read_from_the_widest_chain_that_fits(stretches, wid
     assert stretches.chain_for(sizes) is stretches.chains[number]
     student = stretches.student(width=width)
     assert_same_student(student, stretches.chains[number].student(widths=sizes))
-    # Nothing has been trained, so that every chain that holds it gives the same.
-    assert_same_student(student, stretches.base.student(widths=sizes))
+    if number:  # nothing has been trained: selections of the teacher are the same from any
+        assert_same_student(student, stretches.base.student(widths=sizes))
+
+
+def logits(network):
+    images = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return network.train()(images)[1]
+
+
+def test_a_narrow_nested_chain_begins_as_the_teacher_folded_to_its_width(stretches):
+    teacher = stretches.base.student(width=1.0)
+    for number, chain in enumerate(stretches.chains):
+        network = chain.student(width=1.0)
+        folded = folding(teacher, stretches.coupling, chain.groups)
+        # Channels of the two are in different orders, and so are float32 sums over them.
+        alike = torch.allclose(logits(network), logits(folded), rtol=1e-3, atol=1e-4)
+        assert alike is (number != 1)
+    assert stretches.chains[0].meta["clustering"].keys() == stretches.base.meta["clustering"].keys()
+
+
+@pytest.mark.parametrize("method", [None, "magnitude", "ward", "random"])
+def test_channels_of_a_folded_network_are_ordered_by_what_they_are_worth_there(method):
+    asked = []
+
+    def worth(network):
+        asked.append(network.conv1.weight.shape[0])
+        return {name: p.detach().abs() for name, p in network.named_parameters()}
+
+    teacher, images = make_teacher(in_planes=16), torch.zeros(SHAPE)
+    options = {"method": method, "saliency": worth, "check": False}
+    ladder = ChainLadder.from_teacher(teacher, images, SHARES, "nested", **options)
+    assert asked == ([] if method else [16, 4])
+    for chain in ladder.chains:
+        assert chain.meta["clustering"]["method"] == (method or "saliency")
+    narrow = ladder.chains[0]
+    network = narrow.student(width=1.0)  # its channels in the order of the file
+    alone = WeightChain.from_teacher(network, images, "nested", **options)
+    again = ChainLadder.from_teacher(teacher, images, SHARES, "nested", **options).chains[0]
+    for group, tree in narrow.trees.items():
+        assert np.array_equal(tree.order, alone.trees[group].order)
+        assert np.array_equal(tree.order, again.trees[group].order)
+    assert torch.equal(narrow.weights, again.weights)
 
 
 def test_a_narrow_group_takes_a_nested_student_to_the_chain_that_was_trained_so(stretches):

@@ -70,12 +70,12 @@ def test_narrowest_and_powers_of_a_half_take_turns(teacher, narrowest, others):
     assert rota.step() == [chain.widths]
 
 
-def test_chains_of_a_ladder_train_their_narrow_end_in_every_step_and_others_in_turn(teacher):
+def test_chains_of_a_ladder_train_a_tapered_student_in_every_step_and_others_in_turn(teacher):
     chain = nested_chain(teacher, width=1 / 2)
     narrow, widest = Rota(chain, "narrow"), Rota(chain, "widest", random_widths=1)
-    (_, tapered), again, (narrowest, middle), first = (narrow.step() for _ in range(4))
+    (_, narrowest), again, (tapered, middle), first = (narrow.step() for _ in range(4))
     assert (narrow.full, widest.full) == (False, True)
-    assert first == again == [narrowest, tapered]
+    assert first == again == [tapered, narrowest]
     assert narrowest == chain.widths
     assert middle == chain.resolve(3 / 4)
     shares = {group: n / chain.groups[group] for group, n in tapered.items()}

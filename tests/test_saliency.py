@@ -54,7 +54,7 @@ def test_channel_that_the_loss_does_not_need_comes_last_however_large(teacher):
         block.conv2.weight[:, 5] = 0  # and nobody reads it
     worth = saliency(teacher, TinyData(), RECIPE, device="cpu")
     group = "layer3.0.conv1"
-    by_loss = nested_chain(teacher, saliency=lambda: worth).partitions[group].order
+    by_loss = nested_chain(teacher, saliency=lambda _: worth).partitions[group].order
     by_magnitude = nested_chain(teacher).partitions[group].order
     assert by_loss[-1] == 5
     assert by_magnitude[0] == 5
@@ -64,8 +64,8 @@ def test_channel_that_the_loss_does_not_need_comes_last_however_large(teacher):
 def test_default_order_follows_what_is_known(teacher):
     worth = {name: torch.rand_like(p) for name, p in teacher.named_parameters()}
     made = {
-        "saliency": nested_chain(teacher, saliency=lambda: worth),
-        "magnitude": nested_chain(teacher, saliency=lambda: worth, method="magnitude"),
+        "saliency": nested_chain(teacher, saliency=lambda _: worth),
+        "magnitude": nested_chain(teacher, saliency=lambda _: worth, method="magnitude"),
     }
     for method, chain in made.items():
         assert chain.meta["clustering"]["method"] == method
@@ -78,7 +78,7 @@ def test_resumed_run_keeps_its_order_where_saliency_comes_out_differently(teache
     orders = [{n: torch.rand_like(p) for n, p in teacher.named_parameters()} for _ in range(2)]
     first, other = (
         NestedModel(
-            teacher, nested_chain(teacher, saliency=lambda worth=worth: worth), random_widths=0
+            teacher, nested_chain(teacher, saliency=lambda _, worth=worth: worth), random_widths=0
         ).train()
         for worth in orders
     )
@@ -98,10 +98,10 @@ def test_errors_name_what_to_do(teacher):
     with pytest.raises(
         ValueError, match=r"^nest_channels: saliency must be finite, got NaN or Inf"
     ):
-        nested_chain(teacher, saliency=lambda: worth)
+        nested_chain(teacher, saliency=lambda _: worth)
     other = {"conv1.weight": torch.ones(1, 2)}
     with pytest.raises(ValueError, match=r"^nest_channels: saliency must be of the teacher's par"):
-        nested_chain(teacher, saliency=lambda: other)
+        nested_chain(teacher, saliency=lambda _: other)
     no_classes: nn.Module = ResNet(18, in_planes=8, layers=(1, 1, 1, 1))
     with pytest.raises(TypeError, match=r"^train: model must return"):
         saliency(no_classes, TinyData(), RECIPE, device="cpu")

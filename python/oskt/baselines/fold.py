@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from oskt.baselines.starts import complete
 from oskt.chain import WeightChain
-from oskt.coupling import Coupling, TensorLayout
-from oskt.coupling.clustering import cluster_channels
+from oskt.coupling import Coupling
+from oskt.coupling.clustering import cluster_channels, owned
 from oskt.widths import Clustering
 
 
@@ -68,36 +67,14 @@ def folding(
     """
     sizes = complete("folding", teacher, coupling, widths)
     source = _normalised(teacher, coupling) if approximate_repair else teacher
-    owned = {name: _owned(coupling, source.state_dict(), name) for name in coupling.free}
-    # cluster_channels reads the rows of a group's writers: here one matrix of all that it owns.
-    groups = {name: replace(coupling.groups[name], writers=(name,)) for name in owned}
-    layouts = {
-        name: TensorLayout(name, tuple(matrix.shape), "weight", ((name, 1),))
-        for name, matrix in owned.items()
-    }
-    clusterings, _ = cluster_channels(
-        replace(coupling, groups=groups, layouts=layouts), owned, sizes, rows="published", seed=seed
-    )
+    tensors = source.state_dict()
+    clusterings, _ = cluster_channels(coupling, tensors, sizes, rows="owned", seed=seed)
     meta = {"kind": "oskt", "spec": getattr(teacher, "spec", None)}
     chain = WeightChain.of_partitions(source, coupling, clusterings, meta)
     student = chain.student(widths=sizes)
     if approximate_repair:
-        _repair(student, coupling, clusterings, owned)
+        _repair(student, coupling, clusterings, tensors)
     return student
-
-
-def _owned(coupling: Coupling, tensors: Mapping[str, Tensor], group: str) -> Tensor:
-    """(N, D): rows, norm parameters, biases and columns of every channel of a group."""
-    size, parts = coupling.groups[group].size, []
-    for name, layout in coupling.layouts.items():
-        if layout.role not in ("weight", "vector"):
-            continue
-        tensor = tensors[name].detach()
-        if [run for run, _ in layout.rows] == [group]:
-            parts.append(tensor.movedim(layout.dim, 0).reshape(size, -1))
-        if [run for run, _ in layout.columns] == [group] and layout.groups == 1:
-            parts.append(tensor.transpose(0, 1).reshape(size, -1))
-    return torch.cat(parts, dim=1)
 
 
 def _normalised(teacher: nn.Module, coupling: Coupling) -> nn.Module:
@@ -121,26 +98,28 @@ def _repair(
     student: nn.Module,
     coupling: Coupling,
     clusterings: Mapping[str, Clustering],
-    owned: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """Set the variance of every norm after a weight to that of the mean of its cluster."""
     folded = student.state_dict()
     for _, _, _, variance in coupling.norms.values():
         runs = coupling.layouts[variance].rows if variance else ()
         if variance and len(runs) == 1 and runs[0][0] in clusterings:
-            predicted = _variance_of_means(owned[runs[0][0]], clusterings[runs[0][0]])
+            group = runs[0][0]
+            rows = owned(coupling, tensors, group)
+            predicted = _variance_of_means(rows, clusterings[group])
             folded[variance].copy_((predicted - _eps(student, variance)).clamp_min(0))
 
 
-def _variance_of_means(owned: Tensor, clustering: Clustering) -> Tensor:
+def _variance_of_means(rows: Tensor, clustering: Clustering) -> Tensor:
     """[M]: for every cluster the variance of the mean of its n members, each of variance 1, whose
-    pairwise correlation is on average c, the mean cosine of their rows of `owned` [N, D].
+    pairwise correlation is on average c, the mean cosine of their rows [N, D].
 
     (1 + (n - 1) c) / n = |sum of the rows at length 1|^2 / n^2, as that square holds every ordered
     pair, and every row with itself.
     """
-    members = F.one_hot(torch.from_numpy(clustering.labels)).T.to(owned.device, torch.float64)
-    sums = members @ F.normalize(owned.double(), dim=1)
+    members = F.one_hot(torch.from_numpy(clustering.labels)).T.to(rows.device, torch.float64)
+    sums = members @ F.normalize(rows.double(), dim=1)
     return sums.square().sum(1) / members.sum(1).square()
 
 

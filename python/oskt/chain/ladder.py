@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oskt.chain.weight_chain import WeightChain, read_contents
+from oskt.chain.weight_chain import Saliency, WeightChain, read_contents
+from oskt.coupling import Coupling
+from oskt.coupling.clustering import cluster_channels
 from oskt.files.checkpoint import write_tensors
 from oskt.files.contents import together
 from oskt.files.part_file import Source
@@ -19,6 +21,11 @@ from oskt.files.tensor_file import CHAIN
 from oskt.widths.budget import Timer
 from oskt.widths.ladder import Ladder
 from oskt.widths.latency import Meter
+
+# A narrow network has no room for the most important channels alone, and begins better with all of
+# them merged: 2 to 5 points of mAP up to a quarter of the width; at half, nothing at its own width
+# and one point less at a quarter (docs/lab/nested.md, section 23).
+FOLDED = 1 / 4
 
 
 class ChainLadder(Ladder[WeightChain]):
@@ -54,6 +61,9 @@ class ChainLadder(Ladder[WeightChain]):
             widths: shares of the teacher's channels in every free group, distinct, in (0, 1]. Of
                 kind "oskt" the chains' own; of kind "nested" the narrowest widths that they are
                 trained at: each serves from its own to that of the next, the last to full width.
+                The widest is the teacher; one that ends at a quarter or below begins as the teacher
+                folded to that width (rows of a cluster averaged, columns summed), any other as the
+                most important channels alone.
             kind: "oskt" or "nested".
             options: rows, method, seed, saliency, check, parent of WeightChain.from_teacher.
 
@@ -69,7 +79,14 @@ class ChainLadder(Ladder[WeightChain]):
         if kind == "nested":
             whole = WeightChain.from_teacher(module, example_inputs, kind, min(widths), **options)
             ends = [*sorted(widths)[1:], 1.0]
-            return ChainLadder([_stretch(whole, *ends) for ends in zip(sorted(widths), ends)])
+            chains = [_stretch(whole, *ends) for ends in zip(sorted(widths), ends)]
+            saliency = options.get("saliency")
+            return ChainLadder(
+                [
+                    _folded(chain, module, whole.coupling, saliency) if end <= FOLDED else chain
+                    for chain, end in zip(chains, ends)
+                ]
+            )
         return ChainLadder(
             [
                 WeightChain.from_teacher(module, example_inputs, kind, width, **options)
@@ -145,6 +162,26 @@ class ChainLadder(Ladder[WeightChain]):
         """Read a ladder, or a chain of either kind as a ladder of one; see WeightChain.load."""
         contents = read_contents(source)
         return ChainLadder([WeightChain.of_contents(c, source, template) for c in contents])
+
+
+def _folded(
+    part: WeightChain, teacher: nn.Module, coupling: Coupling, saliency: Saliency | None
+) -> WeightChain:
+    """The part of a nested chain with the teacher folded to its width for a network.
+
+    Its channels are means of clusters of the teacher's, in an order of their own.
+    """
+    made = part.meta["clustering"]
+    clusterings, _ = cluster_channels(
+        coupling, teacher.state_dict(), part.groups, rows="owned", seed=made["seed"],
+        method="random" if made["method"] == "random" else "kmeans",
+    )  # fmt: skip
+    meta = {"kind": "oskt", "spec": getattr(teacher, "spec", None)}
+    merged = WeightChain.of_partitions(teacher, coupling, clusterings, meta)
+    return WeightChain.of_order(
+        merged.student(widths=part.groups), part.coupling, part.widths, part.meta,
+        method=made["method"], rows=made["rows"], seed=made["seed"], saliency=saliency,
+    )  # fmt: skip
 
 
 def _stretch(whole: WeightChain, start: float, end: float) -> WeightChain:

@@ -36,6 +36,7 @@ from oskt.widths.sizes import Sizes
 
 KINDS = ("oskt", "nested")
 WEIGHTS, VECTORS, STATISTICS = ("weight",), ("vector",), ("statistic",)
+Saliency = Callable[[nn.Module], Mapping[str, Tensor]]
 
 
 class WeightChain(Sizes):
@@ -98,7 +99,7 @@ class WeightChain(Sizes):
         rows: str = "folded",
         method: str | None = None,
         seed: int = 0,
-        saliency: Callable[[], Mapping[str, Tensor]] | None = None,
+        saliency: Saliency | None = None,
         check: bool = True,
         parent: str = "",
     ) -> WeightChain:
@@ -116,8 +117,8 @@ class WeightChain(Sizes):
             method, seed: how: "kmeans" (default), "ward" or "random" (see cluster_channels); of a
                 nested chain "saliency" (default where it is given), "magnitude" (default else),
                 "ward" or "random" (see nest_channels).
-            saliency: asked once, for the order of that name: parameter -> what each number is
-                worth to the loss, `lambda: oskt.train.saliency(module, batches, recipe)`.
+            saliency: asked for the order of that name: module -> parameter -> what each number is
+                worth to the loss, `lambda net: oskt.train.saliency(net, batches, recipe)`.
             check: check every group numerically (about two forwards in float64); groups that fail
                 are frozen, with the reason in chain.coupling.groups.
             parent: hash of the teacher's file, kept in the header.
@@ -159,22 +160,44 @@ class WeightChain(Sizes):
                     f"WeightChain.from_teacher: teacher must be finite, got NaN or Inf in {name}. "
                     "Use a checkpoint from before the training diverged."
                 )
-        partitions: Partitions
         meta = {"kind": kind, "spec": getattr(module, "spec", None), "parent": parent}
         if kind == "nested":
-            method = method or ("magnitude" if saliency is None else "saliency")
-            partitions, adds = nest_channels(
-                coupling, tensors, narrowest, method=method, rows=rows, seed=seed,
-                saliency=saliency() if saliency and method == "saliency" else None,
+            return WeightChain.of_order(
+                module, coupling, narrowest, meta, method=method, rows=rows, seed=seed,
+                saliency=saliency,
             )  # fmt: skip
-            meta["clustering"] = {"rows": rows, "method": method, "seed": seed, "adds": adds}
-        else:
-            method = method or "kmeans"
-            partitions, loss = cluster_channels(
-                coupling, tensors, narrowest, rows=rows, method=method, seed=seed
-            )
-            meta["clustering"] = {"rows": rows, "method": method, "seed": seed, "loss": loss}
-        return WeightChain.of_partitions(module, coupling, partitions, meta)
+        method = method or "kmeans"
+        clusterings, loss = cluster_channels(
+            coupling, tensors, narrowest, rows=rows, method=method, seed=seed
+        )
+        meta["clustering"] = {"rows": rows, "method": method, "seed": seed, "loss": loss}
+        return WeightChain.of_partitions(module, coupling, clusterings, meta)
+
+    @staticmethod
+    def of_order(
+        module: nn.Module,
+        coupling: Coupling,
+        narrowest: Mapping[str, int],
+        meta: Mapping[str, Any],
+        *,
+        method: str | None,
+        rows: str,
+        seed: int,
+        saliency: Saliency | None,
+    ) -> WeightChain:
+        """The nested chain of a module whose channel groups are known; arguments of from_teacher.
+
+        Args:
+            narrowest: group -> the narrowest width that is trained.
+            meta: as of `of_partitions`; how the channels are ordered is added.
+        """
+        method = method or ("magnitude" if saliency is None else "saliency")
+        trees, adds = nest_channels(
+            coupling, module.state_dict(), narrowest, method=method, rows=rows, seed=seed,
+            saliency=saliency(module) if saliency and method == "saliency" else None,
+        )  # fmt: skip
+        made = {"rows": rows, "method": method, "seed": seed, "adds": adds}
+        return WeightChain.of_partitions(module, coupling, trees, {**meta, "clustering": made})
 
     @staticmethod
     def of_partitions(

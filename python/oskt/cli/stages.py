@@ -125,10 +125,11 @@ def refine(
         ),
     ] = None,
     rows: Annotated[
-        Literal["folded", "published", "published-cosine"] | None,
+        Literal["folded", "owned", "published", "published-cosine"] | None,
         typer.Option(
-            help="rows that clusters compare: with the norm folded in (default), or as published, "
-            "raw (CNNs) or of length 1 in each matrix (transformers)"
+            help="rows that clusters compare: with the norm folded in (default), beside all else "
+            "that a channel owns (owned), or as published, raw (CNNs) or of length 1 in each matrix "
+            "(transformers)"
         ),
     ] = None,
     method: Annotated[
@@ -173,8 +174,8 @@ def refine(
         ladder = ChainLadder.from_teacher(
             model, example_images(recipe), shares, kind=recipe.chain, rows=rows or "folded",
             method=method or recipe.nesting, seed=recipe.seed, parent=file_hash(parent),
-            saliency=lambda: saliency(
-                model, training, recipe, device=folder.world.device, progress="ranking channels"
+            saliency=lambda network: saliency(
+                network, training, recipe, device=folder.world.device, progress="ranking channels"
             ),
         )  # fmt: skip
         _print_frozen(ladder)

@@ -155,7 +155,9 @@ class Workshop:
         ladder = ChainLadder.from_teacher(
             teacher, example_images(recipe), (part.width, *part.further), part.kind, rows=part.rows,
             method=method, seed=recipe.seed, parent=file_hash(parent),
-            saliency=lambda: saliency(teacher, task.training(suited), suited, device=self.device),
+            saliency=lambda network: saliency(
+                network, task.training(suited), suited, device=self.device
+            ),
         )  # fmt: skip
         return parent, teacher, ladder
 

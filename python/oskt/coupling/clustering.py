@@ -14,7 +14,7 @@ from oskt.coupling import AxisRuns, ChannelGroup, Coupling
 from oskt.widths import Clustering
 from oskt.widths.merge_tree import MergeTree
 
-ROWS = ("folded", "published", "published-cosine")
+ROWS = ("folded", "owned", "published", "published-cosine")
 METHODS = ("kmeans", "ward", "random")
 NESTINGS = ("saliency", "magnitude", "ward", "random")
 
@@ -36,8 +36,10 @@ def cluster_channels(
         clusters: group -> M, in whole blocks.
         rows: what is clustered. "folded": each writer's rows and bias with the batch norm that
             follows folded in, each writer's matrix scaled to unit mean square row norm, so that
-            neither scales that the norm hides nor large layers decide. "published": raw rows side
-            by side (the published CNN code). "published-cosine": per-matrix unit rows (its ViT).
+            neither scales that the norm hides nor large layers decide. "owned": as it is, all that
+            a channel owns: rows, norm parameters, biases and the columns that read it (Model
+            Folding). "published": raw rows side by side (the published CNN code).
+            "published-cosine": per-matrix unit rows (its ViT).
         method: "kmeans" (Ward start, Lloyd, Hartigan moves), "ward" (the published code's
             agglomeration) or "random" (an ablation).
         seed: of the random method.
@@ -216,9 +218,11 @@ def _problems(
     return [
         part.contiguous()
         for name in names
-        for part in _rows(coupling, tensors, coupling.groups[name], rows).chunk(
-            coupling.groups[name].blocks
-        )
+        for part in (
+            owned(coupling, tensors, name)
+            if rows == "owned"
+            else _rows(coupling, tensors, coupling.groups[name], rows)
+        ).chunk(coupling.groups[name].blocks)
     ]
 
 
@@ -240,6 +244,20 @@ def _cluster(
     return [part.cpu().numpy() for part in result.labels], result.inertia.tolist()
 
 
+def owned(coupling: Coupling, tensors: Mapping[str, Tensor], group: str) -> Tensor:
+    """(N, D): rows, norm parameters, biases and columns of every channel of a group."""
+    size, parts = coupling.groups[group].size, []
+    for name, layout in coupling.layouts.items():
+        if layout.role not in ("weight", "vector"):
+            continue
+        tensor = tensors[name].detach()
+        if [run for run, _ in layout.rows] == [group]:
+            parts.append(tensor.movedim(layout.dim, 0).reshape(size, -1))
+        if [run for run, _ in layout.columns] == [group] and layout.groups == 1:
+            parts.append(tensor.transpose(0, 1).reshape(size, -1))
+    return _side_by_side(parts, size)
+
+
 def _rows(
     coupling: Coupling, tensors: Mapping[str, Tensor], group: ChannelGroup, kind: str
 ) -> Tensor:
@@ -258,9 +276,14 @@ def _rows(
             elif kind == "folded":
                 part = part / part.square().sum(1).mean().sqrt().clamp_min(1e-12)
             parts.append(part)
-    if not parts:  # written by no weight: nothing but the order of channels is known
-        return torch.eye(group.size)
-    return torch.cat(parts, dim=1)
+    return _side_by_side(parts, group.size)
+
+
+def _side_by_side(parts: list[Tensor], size: int) -> Tensor:
+    if not parts:  # of no weight: nothing but the order of channels is known
+        return torch.eye(size)
+    rows = torch.cat(parts, dim=1)
+    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def _stretches(coupling: Coupling, axis: AxisRuns, group: str) -> Iterator[tuple[int, int]]:

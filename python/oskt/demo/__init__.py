@@ -170,8 +170,8 @@ class _Demo:
             data, device = self.data.training(recipe), self.data.world.device
             chain = ChainLadder.from_teacher(
                 teacher, example_images(recipe), self.widths_of(recipe), recipe.chain,
-                saliency=lambda: saliency(
-                    teacher, data, recipe, device=device, progress="ranking channels"
+                saliency=lambda network: saliency(
+                    network, data, recipe, device=device, progress="ranking channels"
                 ),
                 method=recipe.nesting, parent=file_hash(parent),
             )  # fmt: skip

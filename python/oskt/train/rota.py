@@ -16,11 +16,11 @@ Place = Literal["alone", "widest", "narrow"]
 class Rota:
     """The students of a nested chain, step by step: some in every step, others in turn.
 
-    A chain's place says which (docs/lab/nested.md, sections 10 and 20):
+    A chain's place says which (docs/lab/nested.md, sections 10, 20 and 23):
 
     - alone: beside full width the narrowest, 1/2, 1/4, ... and a random one in turn.
     - widest of a ladder: beside full width the narrowest and the tapered one in turn.
-    - narrow, any other of a ladder: the narrowest in every step, and in turn the tapered one,
+    - narrow, any other of a ladder: the tapered one in every step, and in turn the narrowest,
       twice, and the middle one. Full width is left to the next chain, which is better there.
 
     Tapered is full width in the first half of the groups, the middle in the third quarter, the
@@ -62,8 +62,8 @@ class Rota:
             if place == "widest":
                 self.turns = [narrowest, tapered]
             else:
-                self.every = [narrowest]
-                self.turns = [tapered, tapered, self._uniform(middle)]
+                self.every = [tapered]
+                self.turns = [narrowest, narrowest, self._uniform(middle)]
         self.turn = 0
 
     @property
