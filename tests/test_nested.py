@@ -65,17 +65,19 @@ def test_narrowest_and_powers_of_a_half_take_turns(teacher, narrowest, others):
     chain = nested_chain(teacher, width=narrowest)
     rota = Rota(chain)
     assert rota.full
-    assert rota.turns == [chain.widths, *(chain.resolve(share) for share in others), None]
-    assert [rota.step() for _ in rota.turns][:-1] == [[widths] for widths in rota.turns[:-1]]
+    fixed = [chain.widths, *(chain.resolve(share) for share in others)]
+    assert rota.turns == [*([widths] for widths in fixed), [None]]
+    assert rota.fixed == fixed
+    assert [rota.step() for _ in rota.turns][:-1] == rota.turns[:-1]
     assert rota.step() == [chain.widths]
 
 
-def test_chains_of_a_ladder_train_a_tapered_student_in_every_step_and_others_in_turn(teacher):
+def test_chains_of_a_ladder_train_students_of_three_shapes_in_turn(teacher):
     chain = nested_chain(teacher, width=1 / 2)
     narrow, widest = Rota(chain, "narrow"), Rota(chain, "widest", random_widths=1)
-    (_, narrowest), again, (tapered, middle), first = (narrow.step() for _ in range(4))
     assert (narrow.full, widest.full) == (False, True)
-    assert first == again == [tapered, narrowest]
+    (_, tapered), again, (narrowest, middle), first = (narrow.step() for _ in range(4))
+    assert first == again == [narrowest, tapered]
     assert narrowest == chain.widths
     assert middle == chain.resolve(3 / 4)
     shares = {group: n / chain.groups[group] for group, n in tapered.items()}
@@ -93,7 +95,7 @@ def test_full_width_and_its_student_share_a_batch_and_fixed_students_are_made_on
     made = []
     for turn in (0, 1, 0):
         whole, student = model(images)
-        widths = model.rota.turns[turn]
+        [widths] = model.rota.turns[turn]
         assert torch.equal(whole[0], teacher(images[:2])[0])
         expected = model.to_chain().student(widths=widths).train()(images[2:])
         assert torch.equal(student[0], expected[0])

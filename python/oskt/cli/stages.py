@@ -128,7 +128,7 @@ def refine(
         Literal["folded", "owned", "published", "published-cosine"] | None,
         typer.Option(
             help="rows that clusters compare: with the norm folded in (default), beside all else "
-            "that a channel owns (owned), or as published, raw (CNNs) or of length 1 in each matrix "
+            "that a channel owns (owned), or as published: raw (CNNs), of length 1 in each matrix "
             "(transformers)"
         ),
     ] = None,

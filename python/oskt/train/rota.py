@@ -14,13 +14,13 @@ Place = Literal["alone", "widest", "narrow"]
 
 
 class Rota:
-    """The students of a nested chain, step by step: some in every step, others in turn.
+    """The students of a nested chain, step by step; all of them come round in a few steps.
 
     A chain's place says which (docs/lab/nested.md, sections 10, 20 and 23):
 
     - alone: beside full width the narrowest, 1/2, 1/4, ... and a random one in turn.
     - widest of a ladder: beside full width the narrowest and the tapered one in turn.
-    - narrow, any other of a ladder: the tapered one in every step, and in turn the narrowest,
+    - narrow, any other of a ladder: the narrowest in every step, and beside it the tapered one,
       twice, and the middle one. Full width is left to the next chain, which is better there.
 
     Tapered is full width in the first half of the groups, the middle in the third quarter, the
@@ -34,8 +34,8 @@ class Rota:
 
     Attributes:
         full: whether full width is trained, too.
-        every: the students of every step, group -> channels each.
-        turns: those that take turns; None is a random one.
+        turns: what every step of a round trains: group -> channels of each student; None is a
+            random one.
         turn: the index in `turns` of the next step.
     """
 
@@ -45,38 +45,34 @@ class Rota:
         self.full = place != "narrow"
         shares = [n / chain.groups[group] for group, n in chain.widths.items()]
         least = min(shares, default=1.0)
-        middle = (1 + least) / 2
+        middle_share = (1 + least) / 2
         self._lowest = min(7, max(1, int(8 * least)))
-        narrowest = chain.widths
-        self.every: list[dict[str, int]] = []
-        self.turns: list[dict[str, int] | None]
-        if place == "alone":
-            self.turns, share = [narrowest], 1 / 2
-            while share >= 1.5 * least:
-                self.turns.append(self._uniform(share))
-                share /= 2
-            self.turns.append(None)
+        quarters, count = (1.0, 1.0, middle_share, least), len(shares)
+        narrowest, middle = chain.widths, self._uniform(middle_share)
+        tapered = self._at([quarters[4 * index // count] for index in range(count)])
+        self.turns: list[list[dict[str, int] | None]]
+        if place == "narrow":
+            self.turns = [[narrowest, second] for second in (tapered, tapered, middle)]
+        elif place == "widest":
+            self.turns = [[narrowest], [tapered]]
         else:
-            quarters, count = (1.0, 1.0, middle, least), len(shares)
-            tapered = self._at([quarters[4 * index // count] for index in range(count)])
-            if place == "widest":
-                self.turns = [narrowest, tapered]
-            else:
-                self.every = [tapered]
-                self.turns = [narrowest, narrowest, self._uniform(middle)]
+            self.turns, share = [[narrowest]], 1 / 2
+            while share >= 1.5 * least:
+                self.turns.append([self._uniform(share)])
+                share /= 2
+            self.turns.append([None])
         self.turn = 0
 
     @property
     def fixed(self) -> list[dict[str, int]]:
-        """All students that are not random, each as often as it is listed."""
-        return [*self.every, *filter(None, self.turns)]
+        """All students that are not random, each as often as a round has it."""
+        return [student for turn in self.turns for student in turn if student is not None]
 
     def step(self) -> list[dict[str, int]]:
         """The students of the next step."""
-        in_turn = self.turns[self.turn]
+        turn = [*self.turns[self.turn], *[None] * self._random_widths]
         self.turn = (self.turn + 1) % len(self.turns)
-        drawn = [self.draw() for _ in range(self._random_widths + (in_turn is None))]
-        return [*self.every, *([in_turn] if in_turn else []), *drawn]
+        return [self.draw() if student is None else student for student in turn]
 
     def draw(self) -> dict[str, int]:
         """Widths of a random student, from torch's CPU generator.
