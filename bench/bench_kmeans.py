@@ -133,16 +133,73 @@ def test_resnet50(benchmark, kind, method):
     labels_timed(benchmark, method, *problems(kind))
 
 
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="the direct route is on the CPU")
 @pytest.mark.parametrize("shape", [(50000, 64, 64), (20000, 512, 100)], ids=str)
 @pytest.mark.parametrize("method", ["lloyd", "hartigan", "sklearn", "faiss"])
 def test_many_rows(benchmark, shape, method):
     """One problem of N rows of length D in K clusters, overlapping blobs: the direct route."""
     n, d, k = shape
-    generator = torch.Generator().manual_seed(0)
+    rows = blobs(n, d, k).to(DEVICE)
+    labels_timed(benchmark, method, [rows], [k])
+
+
+def blobs(n: int, d: int, k: int, seed: int = 0) -> Tensor:
+    """(n, d), rows around 2 k centers."""
+    generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(2 * k, d, generator=generator)
     owner = torch.randint(2 * k, (n,), generator=generator)
-    labels_timed(benchmark, method, [centers[owner] + torch.randn(n, d, generator=generator)], [k])
+    return centers[owner] + torch.randn(n, d, generator=generator)
+
+
+def oskt_lloyd(rows: Tensor, centers: Tensor, iterations: int) -> Tensor:
+    options: Any = {"algorithm": "lloyd", "max_iter": iterations, "route": "direct"}
+    return torch.stack(
+        kmeans([*rows], [centers.shape[1]] * len(rows), init=[*centers], **options).labels
+    )
+
+
+def torch_lloyd(rows: Tensor, centers: Tensor, iterations: int) -> Tensor:
+    for _ in range(iterations):
+        distance = torch.baddbmm(centers.square().sum(2)[:, None], rows, centers.mT, alpha=-2)
+        labels = distance.argmin(2)
+        sums = torch.zeros_like(centers).scatter_add_(1, labels[..., None].expand_as(rows), rows)
+        sizes = torch.zeros_like(centers[..., 0]).scatter_add_(
+            1, labels, rows.new_ones(1, 1).expand_as(labels)
+        )
+        centers = sums / sizes.clamp_min(1)[..., None]
+    return labels
+
+
+def flash_lloyd(rows: Tensor, centers: Tensor, iterations: int) -> Tensor:
+    flash = pytest.importorskip("flash_kmeans")
+    labels: Tensor = flash.batch_kmeans_Euclid(
+        rows, centers.shape[1], max_iters=iterations, tol=-1.0, init_centroids=centers
+    )[0]
+    return labels
+
+
+BATCHED = {"oskt": oskt_lloyd, "torch": torch_lloyd, "flash": flash_lloyd}
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="minutes long on a CPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(8, 16384, 128, 100), (32, 16384, 128, 1000), (8, 131072, 128, 1000)], ids=str
+)
+@pytest.mark.parametrize("method", BATCHED)
+def test_equal_problems(benchmark, method, shape, dtype):
+    """Ten of Lloyd's iterations from given centers, on the shapes that flash-kmeans measures."""
+    b, n, d, k = shape
+    rows = torch.stack([blobs(n, d, k, seed) for seed in range(b)]).to(DEVICE, dtype)
+    centers = rows[:, :k].contiguous()
+
+    def call() -> Tensor:
+        labels = BATCHED[method](rows, centers, 10)
+        synchronize()
+        return labels
+
+    labels = benchmark.pedantic(call, rounds=9, warmup_rounds=1)
+    benchmark.extra_info["flop"] = 10 * 2 * b * n * k * d
+    benchmark.extra_info["inertia"] = inertia_of([*rows], [*labels], [k] * b)
 
 
 def test_gemm(benchmark):

@@ -67,10 +67,9 @@ def kmeans(
         generator: draws the seed in place of `seed`.
         route: how distances are formed; the labels are the same to rounding. "gram" forms the Gram
             matrix X X^T once, N^2 D / 2 multiply-adds and N^2 numbers, and no later step depends on
-            D. "direct" (CPU, not from "ward") forms them from the rows at every step, N K D
+            D. "direct" (not from "ward") forms them from the rows at every step, N K D
             multiply-adds, in O(N + K D) memory beside the rows. "auto" goes direct, problem by
-            problem, where N > 16384, or where N > 4096 and N > 64 k; always "gram" from "ward" and
-            on CUDA.
+            problem, where N > 16384, or where N > 4096 and N > 64 k; always "gram" from "ward".
 
     Returns:
         KMeansResult of arrays of the kind and on the device of rows; centers in their dtype. The
@@ -84,10 +83,12 @@ def kmeans(
         Every cluster has a member: an empty one takes the row farthest from its center. Ties go to
         the lower index. At convergence every label is that of the nearest center, to rounding.
         Bitwise repeatable on a device, whatever the number of threads and the rest of the batch.
-        Sums of products are in float32 for float32 and half types on the CPU, float64 otherwise;
-        means, centers and inertia are float64 passes over the rows, never the expanded square.
-        Memory on the Gram route: N^2 numbers, K N per restart and N^2 more for "ward", for each of
-        threads + 1 problems at a time (CPU), or for every problem at once (CUDA).
+        Sums of products are in float32 for float32 and half types on the CPU and on the direct
+        route, float64 otherwise; means, centers and inertia are float64 passes over the rows, never
+        the expanded square. Memory on the Gram route: N^2 numbers, K N per restart and N^2 more for
+        "ward", for each of threads + 1 problems at a time (CPU), or for every problem at once
+        (CUDA). CUDA never waits for the device: its direct route launches 3 max_iter kernels, and
+        3 k for "k-means++", whenever it is done.
         The check for NaN and Inf waits for the device once; under torch.compile it is left out and
         the inertia of such a problem is NaN.
 
@@ -180,19 +181,15 @@ def _check_centers(init: Any, k: Sequence[int], tensors: list[Tensor]) -> list[T
 def _check_route(route: Any, init: Any, tensors: list[Tensor]) -> None:
     _check_choice("route", route, ("auto", "gram", "direct"))
     ward = isinstance(init, str) and init == "ward"
-    on_cpu = tensors[0].device.type != "cuda"
-    if route == "direct" and (ward or not on_cpu):
-        reason = "init 'ward' works on the Gram matrix" if ward else "CUDA has the Gram route alone"
-        remedy = "Choose another init" if ward else "Move the rows to the CPU"
+    if ward and route == "direct":
         raise ValueError(
-            f"kmeans: route must be 'auto' or 'gram' here, got 'direct': {reason}. {remedy}."
+            "kmeans: route must be 'auto' or 'gram' here, got 'direct': init 'ward' works on the "
+            "Gram matrix. Choose another init."
         )
-    if route == "direct" or (route == "auto" and on_cpu and not ward):
+    if not ward and route != "gram":
         return
     remedy = (
-        "Cluster a subset of rows, or take init='k-means++'."
-        if ward
-        else "Take route='direct' on the CPU."
+        "Cluster a subset of rows, or take init='k-means++'." if ward else "Take route='direct'."
     )
     for b, tensor in enumerate(tensors):
         check_gram_rows("kmeans", b, tensor, remedy)

@@ -183,6 +183,55 @@ def test_kmeans(set_order, init, metric):
         check(set_order, "kmeans", *arguments, ulps=64)
 
 
+def line(n, top, dtype):
+    """Rows on a line whose clusters are far apart and whose means are distinct."""
+    return (torch.arange(n) % top * 8 + torch.arange(n) % 3)[:, None].to(dtype)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize(("init", "most"), [("k-means++", 9), ("centers", 70)])
+def test_direct_kmeans(set_order, init, most, metric):
+    """Several tiles of rows, clusters and columns; problems are done at different times."""
+    rows = [normal(n, d) + 30 * (n == 150) for n, d in ((300, 20), (150, 3), (5, 40), (1, 1))]
+    k = [most, 4, 5, 1]
+    centers = [row[:count].contiguous() for row, count in zip(rows, k)] if init == "centers" else []
+    for algorithm, restarts, iterations in (("hartigan", 2, 20), ("lloyd", 1, 3)):
+        arguments = (rows, k, metric, init, centers, algorithm, restarts, iterations, 5, "direct")
+        n_iter = check(set_order, "kmeans", *arguments, ulps=64)[3].tolist()
+        assert max(n_iter) <= iterations
+        assert len(set(n_iter)) > 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_direct_kmeans_of_ties_and_duplicates(set_order, dtype):
+    """Exact numbers: every tie and empty cluster, in every phase, goes as on the CPU."""
+    distinct = integers(3, 50, dtype=dtype)
+    rows = [distinct[torch.arange(130) % 3], torch.zeros(9, 4, dtype=dtype), line(140, 4, dtype)]
+    for k, iterations in (([10, 5, 4], 0), ([10, 5, 4], 20), ([3, 1, 9], 20)):
+        arguments = (rows, k, "euclidean", "k-means++", [], "hartigan", 1, iterations, 0, "direct")
+        check(set_order, "kmeans", *arguments, ulps=140)  # of a sum
+
+
+def test_kmeans_takes_either_route_in_one_call(set_order):
+    rows = [line(4100, 3, torch.float32), normal(40, 7, dtype=torch.float32)]
+    arguments = ([3, 6], "euclidean", "k-means++", [], "hartigan", 1, 3, 3, "auto")
+    both = check(set_order, "kmeans", rows, *arguments, ulps=64)
+    for b, row in enumerate(rows):
+        alone = torch.ops.oskt_emulated.kmeans([row], [(3, 6)[b]], *arguments[1:])
+        assert all(torch.equal(one[0], pair[b]) for one, pair in zip(alone, both))
+
+
+def test_direct_kmeans_of_rows_that_are_not_finite(set_order):
+    for value in (float("nan"), float("inf")):
+        rows = normal(140, 5)
+        rows[7:20, 2] = value
+        arguments = ([rows], [6], "euclidean", "k-means++", [], "hartigan", 1, 9, 0, "direct")
+        set_order(0)
+        _, labels, inertia, _ = torch.ops.oskt_emulated.kmeans(*arguments)
+        assert not inertia.isfinite().any()
+        assert ((labels[0] >= 0) & (labels[0] < 6)).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_kmeans_of_duplicates(set_order, dtype):
     """Seeding and the empty-cluster rule are exact; iterations split equal rows by rounding."""

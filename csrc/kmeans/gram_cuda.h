@@ -16,18 +16,24 @@ inline void set_rows(DeviceRows& p, const Tensor& rows) {
   p.dims = rows.size(1);
 }
 
-// Sorts a table by falling cost and counts its rows and tiles into the batch.
-template <typename Problem, typename Cost>
-void sort_and_count(std::vector<Problem>& table, DeviceGrams<Problem>& batch, const Cost& cost) {
+// Tiles of the lower half of a Gram matrix.
+inline int64_t gram_tiles(int64_t n) {
+  const int64_t side = (n + kGramTile - 1) / kGramTile;
+  return side * (side + 1) / 2;
+}
+
+// Sorts a table by falling cost and counts its rows and tiles(n) into the batch.
+template <typename Problem, typename Cost, typename Tiles>
+void sort_and_count(std::vector<Problem>& table, DeviceGrams<Problem>& batch, const Cost& cost,
+                    const Tiles& tiles) {
   std::stable_sort(table.begin(), table.end(),
                    [&](const Problem& a, const Problem& b) { return cost(a) > cost(b); });
   batch.size = static_cast<int64_t>(table.size());
   for (Problem& p : table) {
     p.first_row = batch.rows;
     p.first_tile = batch.tiles;
-    const int64_t side = (p.n + kGramTile - 1) / kGramTile;
     batch.rows += p.n;
-    batch.tiles += side * (side + 1) / 2;
+    batch.tiles += tiles(p.n);
   }
 }
 

@@ -75,8 +75,21 @@ __global__ void __launch_bounds__(kLineThreads) scale_kernel(DeviceGrams<Problem
   if (threadIdx.x == 0) p.scale[i] = scale;
 }
 
-// One block per problem of float64: its mean where that outweighs the spread, else 0, by the rule
-// of find_scale_and_offset in gram_cpu.h. A thread owns columns.
+// Rounds p.offset, the mean of the rows, where it outweighs the spread, else clears it: the rule of
+// find_scale_and_offset in gram_cpu.h. A thread owns columns, and brings its part of the sums of
+// squares of the rows and of their mean.
+template <typename Problem>
+__device__ void settle_offset(const Problem& p, double own_squares, double own_mean_squares) {
+  const double mean_squares = block_sum<kOffsetThreads>(own_mean_squares);
+  const double spread = block_sum<kOffsetThreads>(own_squares) - mean_squares;
+  const bool outweighs = mean_squares > spread && spread > 0;  // not where they are not finite
+  const double grid = outweighs ? ldexp(1.0, ilogb(sqrt(spread / p.n / p.dims))) : 1.0;
+  for (int64_t d = threadIdx.x; d < p.dims; d += kOffsetThreads) {
+    p.offset[d] = outweighs ? rint(p.offset[d] / grid) * grid : 0.0;
+  }
+}
+
+// One block per problem of float64.
 template <typename Problem>
 __global__ void __launch_bounds__(kOffsetThreads) offset_kernel(DeviceGrams<Problem> batch) {
   const Problem& p = batch.problems[blockIdx.x];
@@ -93,13 +106,7 @@ __global__ void __launch_bounds__(kOffsetThreads) offset_kernel(DeviceGrams<Prob
     p.offset[d] = sum / n;
     own_mean_squares += sum / n * sum;
   }
-  const double mean_squares = block_sum<kOffsetThreads>(own_mean_squares);
-  const double spread = block_sum<kOffsetThreads>(own_squares) - mean_squares;
-  const bool outweighs = mean_squares > spread && spread > 0;  // not where they are not finite
-  const double grid = outweighs ? ldexp(1.0, ilogb(sqrt(spread / n / dims))) : 1.0;
-  for (int64_t d = threadIdx.x; d < dims; d += kOffsetThreads) {
-    p.offset[d] = outweighs ? rint(p.offset[d] / grid) * grid : 0.0;
-  }
+  settle_offset(p, own_squares, own_mean_squares);
 }
 
 // 256 threads own 4 x 4 entries each of a 64 x 64 tile, strided by 16 so that a warp's shared
@@ -172,9 +179,9 @@ __global__ void __launch_bounds__(GramTraits::kThreads) gram_kernel(DeviceGrams<
   }
 }
 
-// Stores the table, batch.size problems on the host, and forms every Gram matrix.
+// Stores the table, batch.size problems on the host, and the scale of every row.
 template <typename S, typename Problem>
-void launch_grams(const Problem* table, const DeviceGrams<Problem>& batch, cudaStream_t stream) {
+void launch_table(const Problem* table, const DeviceGrams<Problem>& batch, cudaStream_t stream) {
   using Chunk = TableChunk<Problem>;
   for (int64_t first = 0; first < batch.size; first += Chunk::kProblems) {
     const int64_t count = std::min(Chunk::kProblems, batch.size - first);
@@ -184,6 +191,12 @@ void launch_grams(const Problem* table, const DeviceGrams<Problem>& batch, cudaS
     table_kernel<<<1, static_cast<unsigned>(count), 0, stream>>>(chunk);
   }
   scale_kernel<S><<<static_cast<unsigned>(batch.rows), kLineThreads, 0, stream>>>(batch);
+}
+
+// Stores the table and forms every Gram matrix.
+template <typename S, typename Problem>
+void launch_grams(const Problem* table, const DeviceGrams<Problem>& batch, cudaStream_t stream) {
+  launch_table<S>(table, batch, stream);
   if constexpr (std::is_same_v<S, double>) {
     offset_kernel<<<static_cast<unsigned>(batch.size), kOffsetThreads, 0, stream>>>(batch);
   }

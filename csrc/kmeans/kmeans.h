@@ -6,16 +6,15 @@
 //   init             "k-means++", "ward", or "centers" (initial_centers: B tensors (K_b, D_b))
 //   algorithm        "hartigan" or "lloyd"
 //   route            "gram": by the N x N Gram matrix, N_b <= kMaxRows; "direct": from the rows,
-//   CPU
-//                    only, not from "ward"; "auto": the cheaper one per problem (takes_direct)
+//                    not from "ward"; "auto": the cheaper one per problem (takes_direct)
 //   -> centers       B tensors (K_b, D_b) in the dtype of rows: means of the (scaled) rows
 //      labels        B tensors int64 (N_b)
 //      inertia       float64 (B): sum of squared distances of the (scaled) rows to their means
 //      n_iter        int64 (B): Lloyd iterations and Hartigan passes
 //
 // Stages: Gram matrix per problem; clustering per (problem, restart) on the Gram matrix alone
-// (gram_kmeans.h), or by distances from the rows (direct_kmeans.h); means and inertia per cluster
-// in one float64 pass over the rows, never from the expanded square.
+// (gram_kmeans.h), or by distances from the rows (direct_kmeans.h, direct_kernel.cu); means and
+// inertia per cluster in one float64 pass over the rows, never from the expanded square.
 #pragma once
 
 #include <string>

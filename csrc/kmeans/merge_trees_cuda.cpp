@@ -33,7 +33,7 @@ MergeTrees merge_trees_cuda(std::vector<Tensor> rows) {
   }
   DeviceGrams<TreeProblem> batch{};
   batch.storage = storage_of("merge_trees", rows[0]);
-  sort_and_count(table, batch, [](const TreeProblem& p) { return p.n; });
+  sort_and_count(table, batch, [](const TreeProblem& p) { return p.n; }, gram_tiles);
   const int64_t bytes = lay_out(nullptr, table, batch);
   Tensor scratch = torch::stable::new_empty(rows[0], {bytes}, ScalarType::Byte);
   lay_out(static_cast<char*>(scratch.mutable_data_ptr()), table, batch);
