@@ -11,7 +11,8 @@ from oskt_ext.refining_loss import RefiningItem
 
 pytestmark = pytest.mark.cuda
 OPERATORS = [
-    "distance_metrics", "expand", "kmeans", "merge_trees", "refining_loss", "retrieval_metrics"
+    "distance_metrics", "expand", "kmeans gram", "kmeans direct", "merge_trees", "refining_loss",
+    "retrieval_metrics",
 ]  # fmt: skip
 CHUNKED = 150  # tensors or problems: more than travel in one launch
 
@@ -26,8 +27,9 @@ def operator_call(name, device):
         plan = ExpansionPlan([(rows, IndexMap.identity(12), 1)] * CHUNKED).to(device)
         return source, lambda: [expand(source, plan)]
     parts = list(source.view(CHUNKED, 12, 5))
-    if name == "kmeans":
-        arguments = ([3] * CHUNKED, "euclidean", "k-means++", [], "hartigan", 2, 20, 0)
+    if name.startswith("kmeans"):
+        route = name.split()[1]
+        arguments = ([3] * CHUNKED, "euclidean", "k-means++", [], "hartigan", 2, 20, 0, route)
 
         def kmeans():
             centers, labels, inertia, n_iter = ops.kmeans(parts, *arguments)
