@@ -201,8 +201,9 @@ def other_tables() -> str:
             f"{len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}{_older(rows)}):",
             "",
             *(
-                _beside_rivals(rows, *beside[table])
-                if table in beside else [f"- {said}" for said in verdicts(table, rows)]
+                _beside_rivals(rows, *beside[table]) if table in beside
+                else _by_width(rows) if table == "chain-width"
+                else [f"- {said}" for said in verdicts(table, rows)]
             ),
             "",
         ]  # fmt: skip
@@ -264,6 +265,23 @@ def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> lis
                     ]  # fmt: skip
                     title = f"{TITLES[line.method]}, {what if when == budget else when}"
                     lines.append(f"| {head}: {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def _by_width(rows: list[Any]) -> list[str]:
+    """What chains of every width give at once."""
+    from oskt.compare.summary import AT_ONCE, grids
+
+    lines: list[str] = []
+    for grid in grids(rows, "variant"):
+        if grid.budget == AT_ONCE:
+            lines += [f"| mAP, %, at once | {' | '.join(grid.columns)} |"]
+            lines += ["|---" + "|---:" * len(grid.columns) + "|"]
+            for line in grid.lines:
+                cells = [
+                    f"{line.scores[c].first:.1f}" if c in line.scores else "" for c in grid.columns
+                ]
+                lines.append(f"| {line.name} | {' | '.join(cells)} |")
     return lines
 
 
