@@ -218,11 +218,9 @@ def _problems(
     return [
         part.contiguous()
         for name in names
-        for part in (
-            owned(coupling, tensors, name)
-            if rows == "owned"
-            else _rows(coupling, tensors, coupling.groups[name], rows)
-        ).chunk(coupling.groups[name].blocks)
+        for part in _rows(coupling, tensors, coupling.groups[name], rows).chunk(
+            coupling.groups[name].blocks
+        )
     ]
 
 
@@ -261,7 +259,9 @@ def owned(coupling: Coupling, tensors: Mapping[str, Tensor], group: str) -> Tens
 def _rows(
     coupling: Coupling, tensors: Mapping[str, Tensor], group: ChannelGroup, kind: str
 ) -> Tensor:
-    """The (N, D) matrix of a group: its writers' rows side by side."""
+    """The (N, D) matrix of a group: its writers' rows side by side, or all that it owns."""
+    if kind == "owned":
+        return owned(coupling, tensors, group.name)
     parts = []
     for writer in group.writers:
         layout = coupling.layouts[writer]
