@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from oskt.baselines.starts import complete
 from oskt.chain import WeightChain
 from oskt.coupling import Coupling
-from oskt.coupling.clustering import cluster_channels, owned
+from oskt.coupling.clustering import owned
 from oskt.widths import Clustering
 
 
@@ -67,13 +67,13 @@ def folding(
     """
     sizes = complete("folding", teacher, coupling, widths)
     source = _normalised(teacher, coupling) if approximate_repair else teacher
-    tensors = source.state_dict()
-    clusterings, _ = cluster_channels(coupling, tensors, sizes, rows="owned", seed=seed)
     meta = {"kind": "oskt", "spec": getattr(teacher, "spec", None)}
-    chain = WeightChain.of_partitions(source, coupling, clusterings, meta)
+    chain = WeightChain.of_clusters(
+        source, coupling, sizes, meta, method="kmeans", rows="owned", seed=seed
+    )
     student = chain.student(widths=sizes)
     if approximate_repair:
-        _repair(student, coupling, clusterings, tensors)
+        _repair(student, coupling, chain.clusterings, source.state_dict())
     return student
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from oskt.chain.weight_chain import Saliency, WeightChain, read_contents
 from oskt.coupling import Coupling
-from oskt.coupling.clustering import cluster_channels
 from oskt.files.checkpoint import write_tensors
 from oskt.files.contents import together
 from oskt.files.part_file import Source
@@ -172,12 +171,11 @@ def _folded(
     Its channels are means of clusters of the teacher's, in an order of their own.
     """
     made = part.meta["clustering"]
-    clusterings, _ = cluster_channels(
-        coupling, teacher.state_dict(), part.groups, rows="owned", seed=made["seed"],
-        method="random" if made["method"] == "random" else "kmeans",
+    merged = WeightChain.of_clusters(
+        teacher, coupling, part.groups, {"kind": "oskt", "spec": getattr(teacher, "spec", None)},
+        method="random" if made["method"] == "random" else "kmeans", rows="owned",
+        seed=made["seed"],
     )  # fmt: skip
-    meta = {"kind": "oskt", "spec": getattr(teacher, "spec", None)}
-    merged = WeightChain.of_partitions(teacher, coupling, clusterings, meta)
     return WeightChain.of_order(
         merged.student(widths=part.groups), part.coupling, part.widths, part.meta,
         method=made["method"], rows=made["rows"], seed=made["seed"], saliency=saliency,

@@ -166,12 +166,33 @@ class WeightChain(Sizes):
                 module, coupling, narrowest, meta, method=method, rows=rows, seed=seed,
                 saliency=saliency,
             )  # fmt: skip
-        method = method or "kmeans"
-        clusterings, loss = cluster_channels(
-            coupling, tensors, narrowest, rows=rows, method=method, seed=seed
+        return WeightChain.of_clusters(
+            module, coupling, narrowest, meta, method=method or "kmeans", rows=rows, seed=seed
         )
-        meta["clustering"] = {"rows": rows, "method": method, "seed": seed, "loss": loss}
-        return WeightChain.of_partitions(module, coupling, clusterings, meta)
+
+    @staticmethod
+    def of_clusters(
+        module: nn.Module,
+        coupling: Coupling,
+        clusters: Mapping[str, int],
+        meta: Mapping[str, Any],
+        *,
+        method: str,
+        rows: str,
+        seed: int,
+    ) -> WeightChain:
+        """The published chain of a module of known channel groups; arguments of from_teacher.
+
+        Args:
+            clusters: group -> the chain's width; there its student is the module with the channels
+                of every cluster merged.
+            meta: as of `of_partitions`; how the channels are clustered is added.
+        """
+        partitions, loss = cluster_channels(
+            coupling, module.state_dict(), clusters, rows=rows, method=method, seed=seed
+        )
+        made = {"rows": rows, "method": method, "seed": seed, "loss": loss}
+        return WeightChain.of_partitions(module, coupling, partitions, {**meta, "clustering": made})
 
     @staticmethod
     def of_order(
