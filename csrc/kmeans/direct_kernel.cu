@@ -433,7 +433,6 @@ __global__ void __launch_bounds__(AssignTraits<acc_of<S>>::kThreads,
 // Moves single rows where that lowers the inertia by more than rounding could feign; true if any.
 template <typename S, typename T>
 __device__ bool move_rows(DeviceTeam& team, const DirectProblem& p, const DirectWorkspace<T>& w) {
-  constexpr double kRounding = 1e-12;
   const auto sq_dist = [&](int64_t i, int64_t c) {
     return team.sum(p.dims, [&](int64_t d) {
       const double residual = entry<S>(p, i, d) - w.mean[c * p.dims + d];
@@ -452,7 +451,7 @@ __device__ bool move_rows(DeviceTeam& team, const DirectProblem& p, const Direct
       if (size_a <= 1) continue;
       const double from = sq_dist(i, a), to = sq_dist(i, b);
       const double gain = size_a / (size_a - 1) * from - size_b / (size_b + 1) * to;
-      if (!(gain > kRounding * (from + to))) continue;
+      if (!(gain > kMoveRounding * (from + to))) continue;
       team.for_each(p.dims, [&](int64_t d) {
         const double entry_of_row = entry<S>(p, i, d);
         double &mean_a = w.mean[a * p.dims + d], &mean_b = w.mean[b * p.dims + d];

@@ -72,9 +72,6 @@ class DirectKmeans {
   const std::vector<int32_t>& label() const { return label_; }
 
  private:
-  // A move must lower the inertia by more than this part of the two distances.
-  static constexpr double kRounding = 1e-12;
-
   template <typename F>
   void for_each_tile(const F& f) {
     for_each_task(p_.tiles(), [&](int64_t tile, int64_t worker) {
@@ -243,7 +240,7 @@ class DirectKmeans {
     const double from = sq_dist(i, a, 0), to = sq_dist(i, b, 0);
     const double size_a = size_[a], size_b = size_[b];
     const double gain = size_a / (size_a - 1) * from - size_b / (size_b + 1) * to;
-    if (!(gain > kRounding * (from + to))) return false;
+    if (!(gain > kMoveRounding * (from + to))) return false;
     const T* row = p_.row(i, buffer(0));
     double *mean_a = &mean_[a * p_.dims], *mean_b = &mean_[b * p_.dims];
     for (int64_t d = 0; d < p_.dims; ++d) {

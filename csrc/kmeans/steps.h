@@ -10,6 +10,10 @@
 
 namespace oskt::kmeans {
 
+// On the direct route a move of a single row must lower the inertia by more than this part of the
+// two distances.
+inline constexpr double kMoveRounding = 1e-12;
+
 enum class Init : int32_t { kPlusPlus, kWard, kLabels };
 
 struct Settings {
