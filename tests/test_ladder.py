@@ -482,22 +482,22 @@ def test_a_step_of_a_nested_ladder_runs_every_chain_and_the_teacher_first():
     narrow, widest = nested_two(teacher).chains
     model = NestedLadder(teacher, narrow, widest, random_widths=1).train()
     outputs = model(torch.randn(SHAPE))
-    # Full width, the narrowest, a random one; the narrowest, the tapered, a random one.
+    # Full width, the narrowest, the tapered, a random one; the narrow chain's the same without full.
     widths = [feature.shape[1] for feature, _ in outputs]
-    assert (len(outputs), widths[:2], widths[3:5]) == (6, [128, 64], [32, 32])
+    assert (len(outputs), widths[:3], widths[4:6]) == (7, [128, 64, 64], [32, 32])
     assert model.teacher is teacher
-    sum(logits.sum() for _, logits in outputs[3:]).backward()
+    sum(logits.sum() for _, logits in outputs[4:]).backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert model.s_students()[0].conv1.out_channels == 1
 
 
-def test_the_widest_of_several_chains_shares_a_batch_between_teacher_and_student():
+def test_the_widest_of_several_chains_shares_a_batch_between_teacher_and_students():
     chains = nested_two(make_teacher()).chains
     rows = []
     for ladder in (chains, chains[-1:]):
         model = NestedLadder(make_teacher(), *ladder, first=3).train()
         rows.append([len(feature) for feature, _ in model(torch.randn(SHAPE))])
-    assert rows == [[3, 5, 8, 8], [8, 8]]
+    assert rows == [[3, 5, 5, 8, 8], [8, 8]]
 
 
 def test_losses_are_of_the_images_that_a_network_has_seen():

@@ -83,27 +83,28 @@ def test_chains_of_a_ladder_train_students_of_three_shapes_in_turn(teacher):
     shares = {group: n / chain.groups[group] for group, n in tapered.items()}
     assert [shares[f"layer{i}.0.conv1"] for i in (1, 2, 3, 4)] == [1, 1, 3 / 4, 1 / 2]
     torch.manual_seed(0)
-    steps = [widest.step() for _ in range(3)]
-    assert [in_turn for in_turn, _ in steps] == [chain.widths, tapered, chain.widths]
-    assert steps[0][1] != steps[2][1]
+    steps = [widest.step() for _ in range(2)]
+    assert [fixed for *fixed, _ in steps] == [[chain.widths, tapered]] * 2
+    assert steps[0][-1] != steps[1][-1]
 
 
-def test_full_width_and_its_student_share_a_batch_and_fixed_students_are_made_once(teacher):
+def test_full_width_and_its_students_share_a_batch_and_fixed_students_are_made_once(teacher):
     chain = nested_chain(teacher, width=1 / 2)
     model = NestedModel(teacher, chain, "widest", first=2).train()
     images = torch.randn(4, *SHAPE[1:])
     made = []
-    for turn in (0, 1, 0):
-        whole, student = model(images)
-        [widths] = model.rota.turns[turn]
+    for _ in range(2):
+        whole, *students = model(images)
+        [turn] = model.rota.turns
         assert torch.equal(whole[0], teacher(images[:2])[0])
-        expected = model.to_chain().student(widths=widths).train()(images[2:])
-        assert torch.equal(student[0], expected[0])
-        made.append(model._reading(widths))
-    assert made[0] is made[2]
+        for widths, student in zip(turn, students, strict=True):
+            expected = model.to_chain().student(widths=widths).train()(images[2:])
+            assert torch.equal(student[0], expected[0])
+        made.append([model._reading(widths) for widths in turn])
+    assert all(one is other for one, other in zip(*made))
     with torch.no_grad():
         next(teacher.parameters()).mul_(2)
-    assert not torch.equal(model(images)[1][0], student[0])
+    assert not torch.equal(model(images)[2][0], student[0])
 
 
 def test_whose_turn_it_is_survives_a_resumed_run(nested, teacher):

@@ -114,13 +114,13 @@ class Estimate:
         chain = part.chain if isinstance(part, Moved) else part
         if chain.kind == "oskt":
             return seconds + network(whole) + network(whole * chain.width**2)
-        # See Rota: the widest of a ladder shares its images, others run two students each.
+        # See Rota: every chain of a ladder runs two students, the widest shares its images.
         *narrow, widest = (whole * end**2 for end in (*chain.further, 1.0))
-        students = 1 + part.recipe.random_widths
+        students = (2 if narrow else 1) + part.recipe.random_widths
         share = 1 / 2 if narrow and part.recipe.anchor else 1.0
         seconds += share * (network(widest) + students * network(widest * RANDOM_WIDTH))
         for reach in narrow:
-            seconds += (1 + students) * network(reach * RANDOM_WIDTH)
+            seconds += students * network(reach * RANDOM_WIDTH)
         return seconds
 
     def _macs(self, network: Mapping[str, Any], student: Student | None) -> float:

@@ -173,8 +173,8 @@ class NestedLadder(nn.Module):
     """The nested chains of one ladder, trained in one run: a NestedModel for each.
 
     The widest chain is the teacher itself; every other one begins as what the teacher is at some
-    width and is a network of its own from then on. In a step the widest chain runs full width and a
-    student, each other one two students, see Rota.
+    width and is a network of its own from then on. In a step every chain runs two students, the
+    widest full width, too; see Rota.
 
     Args:
         teacher: the module that the chains were made from; trained in place.

@@ -16,10 +16,10 @@ Place = Literal["alone", "widest", "narrow"]
 class Rota:
     """The students of a nested chain, step by step; all of them come round in a few steps.
 
-    A chain's place says which (docs/lab/nested.md, sections 10, 20 and 23):
+    A chain's place says which (docs/lab/nested.md, sections 10, 20, 23 and 24):
 
     - alone: beside full width the narrowest, 1/2, 1/4, ... and a random one in turn.
-    - widest of a ladder: beside full width the narrowest and the tapered one in turn.
+    - widest of a ladder: full width, the narrowest and the tapered one.
     - narrow, any other of a ladder: the narrowest in every step, and beside it the tapered one,
       twice, and the middle one. Full width is left to the next chain, which is better there.
 
@@ -54,7 +54,7 @@ class Rota:
         if place == "narrow":
             self.turns = [[narrowest, second] for second in (tapered, tapered, middle)]
         elif place == "widest":
-            self.turns = [[narrowest], [tapered]]
+            self.turns = [[narrowest, tapered]]
         else:
             self.turns, share = [[narrowest]], 1 / 2
             while share >= 1.5 * least:
