@@ -103,14 +103,14 @@ def test_verdicts_say_what_holds_and_what_does_not():
     said = verdicts("sizes", ROWS)
     text = "\n".join(said)
     assert (
-        "Families of equal steps (ours a tenth dearer at most, or the cheapest of ours), teacher "
-        "and refinement included (Nested, ours beside From scratch and KD): nested students, "
-        "before any training of their own, against every rival after its short training: at or "
-        "above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text
+        "Families of equal steps, within a tenth or the cheapest of ours, teacher and refinement "
+        "included (Nested, ours beside From scratch and KD): nested students at once against every "
+        "rival after its short training, at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)."
+        in text
     )
     assert (
         "Nested, ours: students after their short training against the best rival after as "
-        "long a one: at or above at 2 of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text
+        "long a one, at or above at 2 of 2 sizes: S3 +2.0 (KD), S5 +2.5 (KD)." in text
     )
     assert "included: Nested, ours: 30 steps and 5.0 s. The rivals" in text
     assert "at a quarter of the width (S3) students keep at once 87.7% of their chain's full " \
@@ -124,8 +124,8 @@ def test_verdicts_say_what_holds_and_what_does_not():
     ]
     beside = "(Nested, ours beside KD; Nested, refined 3x beside OSKT, published)"
     text = "\n".join(verdicts("sizes", ROWS + long))
-    assert f"the cheapest of ours), teacher and refinement included {beside}: " in text
-    assert "long training: at or above at 0 of 1 sizes: S3 −0.5 (KD)." in text  # 71.0 and 71.5
+    assert f"the cheapest of ours, teacher and refinement included {beside}: " in text
+    assert "long training, at or above at 0 of 1 sizes: S3 −0.5 (KD)." in text  # 71.0 and 71.5
     ablated = [
         row(method, "S1", "long", 0, start, end, variant=variant)
         for method, variant, start, end in (

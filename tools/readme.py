@@ -1,4 +1,5 @@
-"""Fill README.md's tables from stored rows: `python tools/readme.py`, or `--check` to compare.
+"""Fill the tables of README.md and docs/compare/README.md from stored rows: `python
+tools/readme.py`, or `--check` to compare.
 
 demo: docs/demo/rows.jsonl, copied from a demo folder by `python tools/readme.py --demo FOLDER`.
 sizes, tables: docs/compare/*.jsonl, joined from folders of `oskt compare` by `--compare FOLDER...`.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/compare/README.md")
 DEMO = ROOT / "docs" / "demo"
 COMPARE = ROOT / "docs" / "compare"
 RESULTS = ROOT / "bench" / "results"
@@ -143,8 +145,8 @@ def _rates(rows: list[Any]) -> str:
 
 
 def _weighs(said: str) -> bool:
-    """Of the short training README says what families of equal steps are worth; sizes.md all."""
-    return said.startswith("Families of equal") or "short training" not in said
+    """What README says beside the table: who is ahead, and what it took; sizes.md says all."""
+    return said.startswith("Families of equal") or "long training" in said
 
 
 def keep_compare(folders: list[Path]) -> None:
@@ -197,8 +199,10 @@ def other_tables() -> str:
         rows = read_rows(path)
         seeds = len({row.seed for row in rows})
         lines += [
-            f"**{TABLES[table].title}** ([docs/compare/{table}.md](docs/compare/{table}.md), "
-            f"{len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}{_older(rows)}):",
+            f"## {TABLES[table].title}",
+            "",
+            f"[{table}.md]({table}.md): {len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}"
+            f"{_older(rows)}.",
             "",
             *(
                 _beside_rivals(rows, *beside[table]) if table in beside
@@ -221,7 +225,7 @@ def _older(rows: list[Any]) -> str:
         for row in rows
         for teacher in _teachers(row.settings)
     )
-    return "" if known else ", of weaker teachers: see limits"
+    return "" if known else ", of weaker teachers (see the end)"
 
 
 def _teachers(settings: Any) -> Iterator[dict[str, Any]]:
@@ -393,7 +397,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail if README.md is not up to date")
+    parser.add_argument("--check", action="store_true", help="fail if a page is not up to date")
     parser.add_argument("--demo", type=Path, help="copy the rows of this demo folder first")
     parser.add_argument("--compare", type=Path, nargs="+", help="join these folders' rows first")
     options = parser.parse_args()
@@ -401,12 +405,13 @@ def main() -> None:
         keep_compare(options.compare)
     if options.demo:
         keep_demo(options.demo)
-    path = ROOT / "README.md"
-    before = path.read_text()
-    after = filled(before)
-    if options.check and after != before:
-        sys.exit("README.md must be made from the stored rows: run `python tools/readme.py`.")
-    path.write_text(after)
+    for page in PAGES:
+        path = ROOT / page
+        before = path.read_text()
+        after = filled(before)
+        if options.check and after != before:
+            sys.exit(f"{page} must be made from the stored rows: run `python tools/readme.py`.")
+        path.write_text(after)
 
 
 if __name__ == "__main__":

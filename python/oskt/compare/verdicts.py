@@ -85,11 +85,10 @@ def _at_equal_cost(rows: Sequence[Row]) -> list[str]:
                     margin = (round(mine[size] - score, 1), TITLES[rival.method])
                     margins[size] = min(margins.get(size, margin), margin)
         sentences.append(
-            f"Families of equal {'steps' if unit == 'steps' else 'time'} (ours a tenth dearer at "
-            "most, or the cheapest of ours), teacher and refinement included "
-            f"({'; '.join(f'{a} beside {_listed(b)}' for a, b in pairs.items())}): nested "
-            "students, before any training of their own, against every rival after its "
-            f"{budget} training: {_held(margins)}."
+            f"Families of equal {'steps' if unit == 'steps' else 'time'}, within a tenth or the "
+            "cheapest of ours, teacher and refinement included ("
+            f"{'; '.join(f'{a} beside {_listed(b)}' for a, b in pairs.items())}): nested students "
+            f"at once against every rival after its {budget} training, {_held(margins)}."
         )
     return sentences
 
@@ -105,7 +104,7 @@ def _trained(rows: Sequence[Row]) -> list[str]:
             if margins:
                 sentences.append(
                     f"{TITLES[method]}: students after their {grid.budget} training against the "
-                    f"best rival after as long a one: {_held(margins)}."
+                    f"best rival after as long a one, {_held(margins)}."
                 )
     return sentences
 
