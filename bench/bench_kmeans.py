@@ -10,7 +10,7 @@ by torch.mm, twice the work that symmetry needs, and that half at the rate of a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -150,8 +150,11 @@ def blobs(n: int, d: int, k: int, seed: int = 0) -> Tensor:
     return centers[owner] + torch.randn(n, d, generator=generator)
 
 
-def oskt_lloyd(rows: Tensor, centers: Tensor, iterations: int) -> Tensor:
+def oskt_lloyd(
+    rows: Tensor, centers: Tensor, iterations: int, precision: str = "highest"
+) -> Tensor:
     options: Any = {"algorithm": "lloyd", "max_iter": iterations, "route": "direct"}
+    options["precision"] = precision
     return torch.stack(
         kmeans([*rows], [centers.shape[1]] * len(rows), init=[*centers], **options).labels
     )
@@ -177,7 +180,12 @@ def flash_lloyd(rows: Tensor, centers: Tensor, iterations: int) -> Tensor:
     return labels
 
 
-BATCHED = {"oskt": oskt_lloyd, "torch": torch_lloyd, "flash": flash_lloyd}
+BATCHED: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "oskt": oskt_lloyd,
+    "oskt-high": partial(oskt_lloyd, precision="high"),
+    "torch": torch_lloyd,
+    "flash": flash_lloyd,
+}
 
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="minutes long on a CPU")

@@ -21,7 +21,8 @@ STABLE_TORCH_LIBRARY(oskt_ext, m) {
       "-> (Tensor loss, Tensor[] teacher_gradient, Tensor chain_gradient)");
   m.def(
       "kmeans(Tensor[] rows, int[] k, str metric, str init, Tensor[] initial_centers, "
-      "str algorithm, int n_init, int max_iter, int seed, str route=\"auto\") "
+      "str algorithm, int n_init, int max_iter, int seed, str route=\"auto\", "
+      "str precision=\"highest\") "
       "-> (Tensor[] centers, Tensor[] labels, Tensor inertia, Tensor n_iter)");
   m.def("merge_trees(Tensor[] rows) -> (Tensor[] order, Tensor[] parent, Tensor[] height)");
   m.def(

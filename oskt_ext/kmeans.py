@@ -42,6 +42,7 @@ def kmeans(
     seed: int = 0,
     generator: torch.Generator | None = None,
     route: str = "auto",
+    precision: str = "highest",
 ) -> KMeansResult:
     """Partition the rows of every problem into k clusters of low within-cluster sum of squares.
 
@@ -70,6 +71,12 @@ def kmeans(
             D. "direct" (not from "ward") forms them from the rows at every step, N K D
             multiply-adds, in O(N + K D) memory beside the rows. "auto" goes direct, problem by
             problem, where N > 16384, or where N > 4096 and N > 64 k; always "gram" from "ward".
+        precision: in the words of torch.set_float32_matmul_precision. "highest", or "high": the
+            direct route on CUDA may seek the nearest mean among rows and means that are rounded
+            first, to half rows' own type or from float32 to TF32, for the speed of tensor cores:
+            a row may get a mean that is farther by some parts in 2^11 (bfloat16: 2^8) of its
+            distance from the mean of all rows. Means, centers and inertia, and single-row moves,
+            are as ever; so is all on a CPU, on the Gram route and for float64.
 
     Returns:
         KMeansResult of arrays of the kind and on the device of rows; centers in their dtype. The
@@ -88,7 +95,8 @@ def kmeans(
         the expanded square. Memory on the Gram route: N^2 numbers, K N per restart and N^2 more for
         "ward", for each of threads + 1 problems at a time (CPU), or for every problem at once
         (CUDA). CUDA never waits for the device: its direct route launches 3 max_iter kernels, and
-        3 k for "k-means++", whenever it is done.
+        3 k for "k-means++", whenever it is done; precision "high" needs compute capability 8.0 and
+        keeps a rounded copy of the rows.
         The check for NaN and Inf waits for the device once; under torch.compile it is left out and
         the inertia of such a problem is NaN.
 
@@ -108,6 +116,7 @@ def kmeans(
     _check_k(k, tensors)
     _check_choice("metric", metric, ("euclidean", "cosine"))
     _check_choice("algorithm", algorithm, ("hartigan", "lloyd"))
+    _check_choice("precision", precision, ("highest", "high"))
     if generator is not None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     for name, value in (("n_init", n_init), ("max_iter", max_iter), ("seed", seed)):
@@ -130,6 +139,7 @@ def kmeans(
         max_iter,
         seed,
         route,
+        precision,
     )
     if not torch.compiler.is_compiling():
         check_finite("kmeans", "rows", inertia.isfinite())
@@ -224,6 +234,7 @@ def _(
     max_iter: int,
     seed: int,
     route: str = "auto",
+    precision: str = "highest",
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     return (
         [row.new_empty(clusters, row.shape[1]) for row, clusters in zip(rows, k)],

@@ -11,7 +11,8 @@ from oskt_ext.refining_loss import RefiningItem
 
 pytestmark = pytest.mark.cuda
 OPERATORS = [
-    "distance_metrics", "expand", "kmeans gram", "kmeans direct", "merge_trees", "refining_loss",
+    "distance_metrics", "expand", "kmeans gram", "kmeans direct",
+    "kmeans direct high", "merge_trees", "refining_loss",
     "retrieval_metrics",
 ]  # fmt: skip
 CHUNKED = 150  # tensors or problems: more than travel in one launch
@@ -28,8 +29,8 @@ def operator_call(name, device):
         return source, lambda: [expand(source, plan)]
     parts = list(source.view(CHUNKED, 12, 5))
     if name.startswith("kmeans"):
-        route = name.split()[1]
-        arguments = ([3] * CHUNKED, "euclidean", "k-means++", [], "hartigan", 2, 20, 0, route)
+        way = name.split()[1:]  # route and precision
+        arguments = ([3] * CHUNKED, "euclidean", "k-means++", [], "hartigan", 2, 20, 0, *way)
 
         def kmeans():
             centers, labels, inertia, n_iter = ops.kmeans(parts, *arguments)

@@ -212,6 +212,49 @@ def test_direct_kmeans_of_ties_and_duplicates(set_order, dtype):
         check(set_order, "kmeans", *arguments, ulps=140)  # of a sum
 
 
+# Columns that one slab of rows holds, several that do not, and few; see TensorTile.
+TENSOR_SHAPES = ((300, 60, 100), (130, 300, 70), (40, 3, 5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kmeans_on_tensor_cores_of_numbers_that_rounding_keeps(set_order, dtype):
+    """The assignment to given centers is the CPU's bit for bit: products and sums are exact."""
+    rows = [integers(n, d, dtype=dtype) for n, d, _ in TENSOR_SHAPES]
+    k = [k for *_, k in TENSOR_SHAPES]
+    centers = [row[:count].contiguous() for row, count in zip(rows, k)]
+    arguments = (rows, k, "euclidean", "centers", centers, "lloyd", 1, 0, 0, "direct", "high")
+    check(set_order, "kmeans", *arguments, ulps=64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kmeans_on_tensor_cores_of_clusters_far_apart(set_order, dtype):
+    """All phases, restarts and an offset; no row is within rounding of another cluster's."""
+    place = 16 * integers(9, 20, dtype=torch.float32) + 40
+    rows = [(place[torch.arange(n) % 9] + normal(n, 20)).to(dtype) for n in (200, 50)]
+    for algorithm, metric in (("hartigan", "euclidean"), ("lloyd", "cosine")):
+        arguments = (rows, [9, 9], metric, "k-means++", [], algorithm, 2, 20, 3, "direct", "high")
+        check(set_order, "kmeans", *arguments, ulps=64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_kmeans_on_tensor_cores_rounds_rows_and_means_first(set_order, dtype):
+    """Numbers of 11 bits between 1 and 2, either sign: float32 holds all that is made of them."""
+    rows = ((1 + torch.rand(300, 1)) * torch.tensor([[1], [-1]]).repeat(150, 1)).to(dtype)
+    rounded = rows.double()
+    if dtype == torch.float32:  # to TF32, ties away from 0
+        rounded = ((rows.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32).double()
+    expected = (rounded - rounded[:70].T).square().argmin(1)  # the first among equal ones
+    set_order(0)
+    arguments = ([rows], [70], "euclidean", "centers", [rows[:70].contiguous()], "lloyd", 1, 0, 0)
+    found = [
+        torch.ops.oskt_emulated.kmeans(*arguments, "direct", p)[1][0] for p in ("high", "highest")
+    ]
+    empty = 70 - len(expected.unique())  # each takes a row away
+    assert (found[0] != expected).sum() <= empty
+    if dtype == torch.float32:
+        assert (found[1] != expected).sum() > empty
+
+
 def test_kmeans_takes_either_route_in_one_call(set_order):
     rows = [line(4100, 3, torch.float32), normal(40, 7, dtype=torch.float32)]
     arguments = ([3, 6], "euclidean", "k-means++", [], "hartigan", 1, 3, 3, "auto")

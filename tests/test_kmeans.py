@@ -340,6 +340,7 @@ ERRORS = [
     ([torch.zeros(0, 3)], [1], {}, ValueError, r"must have rows and columns, got shape \(0, 3\)"),
     ([X], [2], {"route": "elkan"}, ValueError, r"route must be one of .*got 'elkan'"),
     ([X], [2], {"route": "direct", "init": "ward"}, ValueError, r"got 'direct': init 'ward' works"),
+    ([X], [2], {"precision": "low"}, ValueError, r"precision must be one of .*got 'low'"),
     ([MANY], [1], {"route": "gram"}, ValueError, r"16384 .*1\.0 GiB.*Take route='direct'"),
     ([MANY], [1], {"init": "ward"}, ValueError, r"16384 rows, got 16385.*take init='k-means\+\+'"),
     ([X, X.double()], [2, 2], {}, ValueError, r"rows\[1\] must have the dtype of rows\[0\]"),
@@ -386,6 +387,8 @@ def test_direct_calls_are_checked():
     for k, init, route in ((9, "ward", "auto"), (2, "ward", "direct"), (2, "k-means++", "fast")):
         with pytest.raises((RuntimeError, ValueError), match=r"kmeans: (k|route)"):
             operator([X], [k], "euclidean", init, [], "lloyd", 1, 1, 0, route)
+    with pytest.raises((RuntimeError, ValueError), match="kmeans: precision"):
+        operator([X], [2], "euclidean", "k-means++", [], "lloyd", 1, 1, 0, "auto", "low")
 
 
 def test_docstring():

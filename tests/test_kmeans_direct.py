@@ -71,6 +71,19 @@ def test_more_rows_than_a_gram_matrix_holds(device):
     assert len(together.unique()) == 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_high_precision_where_clusters_are_far_apart(device, dtype):
+    """Rounding to a half type moves no row to another cluster, whichever way products are made."""
+    rows = [
+        blobs(n, d, 5, dtype=torch.float32)[0].to(device, dtype) for n, d in ((900, 40), (130, 7))
+    ]
+    highest, high = (
+        kmeans(rows, [5, 5], init=[x[:5] for x in rows], route="direct", precision=precision)
+        for precision in ("highest", "high")
+    )
+    assert same(high, highest)
+
+
 def test_bitwise_repeatable_alone_in_a_batch_and_for_any_number_of_threads():
     rows, k = ragged("cpu")
     options = {"n_init": 2, "seed": 7, "route": "direct"}

@@ -482,7 +482,7 @@ def test_a_step_of_a_nested_ladder_runs_every_chain_and_the_teacher_first():
     narrow, widest = nested_two(teacher).chains
     model = NestedLadder(teacher, narrow, widest, random_widths=1).train()
     outputs = model(torch.randn(SHAPE))
-    # Full width, the narrowest, the tapered, a random one; the narrow chain's the same without full.
+    # Full width, narrowest, tapered, a random one; the narrow chain's the same without full width.
     widths = [feature.shape[1] for feature, _ in outputs]
     assert (len(outputs), widths[:3], widths[4:6]) == (7, [128, 64, 64], [32, 32])
     assert model.teacher is teacher

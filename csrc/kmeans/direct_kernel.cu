@@ -8,11 +8,12 @@
 // Plan       grid x runs over what a stage works on (tiles of 128 rows, clusters, problems) of the
 //            whole ragged batch, grid y over restarts. Three launches a round for every problem;
 //            one that is done returns at once, so that nothing waits for the host and a graph can
-//            hold it. The assignment keeps 8 x 4 products per thread and the running minimum in
-//            registers: no N x K matrix. A mean is the float64 sum of its members in ascending
-//            order, found by a scan of the labels: no atomics, no sort.
-// Rejected   TF32 and half products (labels differ); atomics on means (no two runs alike).
-// Not done   tensor cores for half types, whose products float32 sums hold exactly.
+//            hold it. The assignment keeps its products and the running minimum in registers: no
+//            N x K matrix; direct_tile.cuh has its two kinds, in the type of the sums and, where
+//            rounding is allowed, on tensor cores. A mean is the float64 sum of its members in
+//            ascending order, found by a scan of the labels: no atomics, no sort.
+// Rejected   TF32 and half products unless asked for (labels differ); atomics on means (no two runs
+//            alike).
 
 #include <type_traits>
 
@@ -20,6 +21,7 @@
 #include "common/device_team.cuh"
 #include "common/warp.cuh"
 #include "kmeans/direct_kernel.h"
+#include "kmeans/direct_tile.cuh"
 #include "kmeans/gram_kernel.cuh"
 
 namespace oskt::kmeans {
@@ -31,7 +33,7 @@ constexpr int kTileWarps = kTileThreads / kWarp;
 template <typename T>
 __device__ DirectWorkspace<T> workspace_of(const DirectProblem& p, int64_t restart, Init init) {
   DirectWorkspace<T> workspace;
-  workspace.lay_out(p.workspaces + restart * p.workspace_bytes, p.n, p.dims, p.k, init);
+  workspace.lay_out(p.workspaces + restart * p.workspace_bytes, p, init);
   return workspace;
 }
 
@@ -99,15 +101,28 @@ __global__ void __launch_bounds__(kOffsetThreads) tile_offset_kernel(DirectBatch
   settle_offset(p, own_squares, own_mean_squares);
 }
 
-// One block per tile: squared lengths; the first tile's sets the run's state.
-template <typename S>
+// One block per tile: squared lengths, and the rounded rows; the first tile's sets the run's state.
+template <typename Tile>
 __global__ void __launch_bounds__(kTileThreads) diagonal_kernel(DirectBatch batch) {
-  using T = acc_of<S>;
+  using S = typename Tile::Stored;
+  using T = typename Tile::T;
   const DirectProblem& p = owner_of_tile(batch);
   const DirectWorkspace<T> w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
   const int64_t first = (blockIdx.x - p.first_tile) * kRowTile;
   for (int64_t i = first + threadIdx.x / kWarp; i < min(first + kRowTile, p.n); i += kTileWarps) {
-    const double square = sq_dist_to<S>(p, i, [&](int64_t d) { return p.offset[d]; });
+    double square = 0;
+    if constexpr (Tile::kRounds) {
+      const int64_t entries = p.operand_bytes / static_cast<int64_t>(sizeof(S));
+      for (int64_t d = threadIdx.x % kWarp; d < entries; d += kWarp) {
+        const double x = d < p.dims ? entry<S>(p, i, d) - p.offset[d] : 0.0;
+        const T rounded = Tile::rounded(static_cast<T>(x));
+        if (blockIdx.y == 0) Tile::put(p.rounded_rows + i * p.operand_bytes, d, rounded);
+        square += static_cast<double>(rounded) * static_cast<double>(rounded);
+      }
+      square = warp_sum(square);
+    } else {
+      square = sq_dist_to<S>(p, i, [&](int64_t d) { return p.offset[d]; });
+    }
     if (threadIdx.x % kWarp == 0) w.diagonal[i] = static_cast<T>(square);
   }
   if (first == 0 && threadIdx.x == 0) {
@@ -205,12 +220,16 @@ __global__ void __launch_bounds__(kTileThreads) keep_kernel(DirectBatch batch, i
 }
 
 // Writes what the assignment reads of the mean of cluster c; the threads have written the mean.
-template <typename T>
-__device__ void centre(const DirectProblem& p, const DirectWorkspace<T>& w, int64_t c) {
+template <typename Tile>
+__device__ void centre(const DirectProblem& p, const DirectWorkspace<typename Tile::T>& w,
+                       int64_t c) {
+  using T = typename Tile::T;
+  constexpr int64_t kBytes = Tile::kRounds ? sizeof(typename Tile::Stored) : sizeof(T);
   double own = 0;
-  for (int64_t d = threadIdx.x; d < p.dims; d += kTileThreads) {
-    const T x = static_cast<T>(w.mean[c * p.dims + d] - p.offset[d]);
-    w.centred[c * p.dims + d] = x;
+  for (int64_t d = threadIdx.x; d < p.operand_bytes / kBytes; d += kTileThreads) {
+    const double mean = d < p.dims ? w.mean[c * p.dims + d] - p.offset[d] : 0.0;
+    const T x = Tile::rounded(static_cast<T>(mean));
+    Tile::put(w.operands + c * p.operand_bytes, d, x);
     own += static_cast<double>(x) * static_cast<double>(x);
   }
   const double square = block_sum<kTileThreads>(own);
@@ -218,9 +237,10 @@ __device__ void centre(const DirectProblem& p, const DirectWorkspace<T>& w, int6
 }
 
 // One block per cluster: the given centre.
-template <typename S>
+template <typename Tile>
 __global__ void __launch_bounds__(kTileThreads) given_kernel(DirectBatch batch) {
-  using T = acc_of<S>;
+  using S = typename Tile::Stored;
+  using T = typename Tile::T;
   const DirectProblem& p = owner_of_cluster(batch);
   const DirectWorkspace<T> w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
   const int64_t c = blockIdx.x - p.first_cluster;
@@ -228,7 +248,7 @@ __global__ void __launch_bounds__(kTileThreads) given_kernel(DirectBatch batch) 
   for (int64_t d = threadIdx.x; d < p.dims; d += kTileThreads) {
     w.mean[c * p.dims + d] = load(given + d);
   }
-  centre(p, w, c);
+  centre<Tile>(p, w, c);
 }
 
 // One block per run: its start, once every row has a label.
@@ -250,9 +270,10 @@ __global__ void __launch_bounds__(DeviceTeam::kThreads) start_kernel(DirectBatch
 
 // One block per cluster: the mean of a touched one, summed over ascending members, which the block
 // finds a stretch of labels at a time; a thread owns columns.
-template <typename S>
+template <typename Tile>
 __global__ void __launch_bounds__(kTileThreads) mean_kernel(DirectBatch batch) {
-  using T = acc_of<S>;
+  using S = typename Tile::Stored;
+  using T = typename Tile::T;
   constexpr int kStretch = 8 * kTileThreads;
   __shared__ int32_t members[kStretch];
   __shared__ int32_t found[kTileWarps];
@@ -290,45 +311,19 @@ __global__ void __launch_bounds__(kTileThreads) mean_kernel(DirectBatch batch) {
   for (int64_t d = threadIdx.x; d < p.dims; d += kTileThreads) {
     w.mean[c * p.dims + d] /= w.size[c];
   }
-  centre(p, w, c);
+  centre<Tile>(p, w, c);
   if (threadIdx.x == 0) w.touched[c] = 0;
 }
-
-// 256 threads own 8 rows and 4 clusters each of a tile of 128 x 64 (float64: 2 of 128 x 32):
-// entries lie in groups of 16 bytes, so that shared loads are vectors. 16 columns of both lie in
-// shared memory, 12.5 KB (20.5). 8 x 8 entries would leave a multiprocessor one block.
-template <typename T>
-struct AssignTraits {
-  static constexpr int kSide = 16;
-  static constexpr int kDepth = 16;
-  static constexpr int kThreads = kSide * kSide;
-  static constexpr int kBlocks = sizeof(T) == 4 ? 2 : 1;  // of a multiprocessor
-  static constexpr int kGroup = 16 / static_cast<int>(sizeof(T));
-  static constexpr int kRows = static_cast<int>(kRowTile) / kSide;  // per thread
-  static constexpr int kColumns = kGroup;
-  static constexpr int kColumnTile = kSide * kColumns;
-  static constexpr int kRowStride = static_cast<int>(kRowTile) + kGroup;
-  static constexpr int kColumnStride = kColumnTile + kGroup;
-  static_assert(kRows % kGroup == 0 && kColumns % kGroup == 0, "whole vectors per thread");
-
-  // The place in a tile of the e-th entry of thread q of a side; ascends with e.
-  static __device__ int place(int q, int e) {
-    return e / kGroup * (kSide * kGroup) + q * kGroup + e % kGroup;
-  }
-};
 
 // One block per tile of rows: previous[i] and minimum[i] become the nearest mean and its squared
 // distance; in Hartigan's phase the cluster other than the own one that row i would raise least by
 // joining, and what moving there would gain.
-template <typename S>
-__global__ void __launch_bounds__(AssignTraits<acc_of<S>>::kThreads,
-                                  AssignTraits<acc_of<S>>::kBlocks)
-    assign_kernel(DirectBatch batch) {
-  using T = acc_of<S>;
-  using Traits = AssignTraits<T>;
-  constexpr int kSide = Traits::kSide, kRows = Traits::kRows, kColumns = Traits::kColumns;
-  __shared__ alignas(16) T left[Traits::kDepth][Traits::kRowStride];
-  __shared__ alignas(16) T right[Traits::kDepth][Traits::kColumnStride];
+template <typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) assign_kernel(DirectBatch batch) {
+  using S = typename Tile::Stored;
+  using T = typename Tile::T;
+  constexpr int kRows = Tile::kRows, kColumns = Tile::kColumns;
+  __shared__ typename Tile::Slab slab;
   __shared__ DirectWorkspace<T> w;  // its pointers would fill the registers
   const DirectProblem& p = owner_of_tile(batch);
   if (threadIdx.x == 0) w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
@@ -337,8 +332,6 @@ __global__ void __launch_bounds__(AssignTraits<acc_of<S>>::kThreads,
   if (phase == Phase::kDone) return;
   const bool others = phase == Phase::kHartigan;
   const int64_t n = p.n, dims = p.dims, i0 = (blockIdx.x - p.first_tile) * kRowTile;
-  const S* rows = static_cast<const S*>(p.rows);
-  const int x = threadIdx.x % kSide, y = threadIdx.x / kSide;
   T lowest[kRows];
   int32_t nearest[kRows];
 #pragma unroll
@@ -346,49 +339,28 @@ __global__ void __launch_bounds__(AssignTraits<acc_of<S>>::kThreads,
     lowest[e] = kInfinity<T>;
     nearest[e] = 0;
   }
-  for (int64_t c0 = 0; c0 < p.k; c0 += Traits::kColumnTile) {
+  for (int64_t c0 = 0; c0 < p.k; c0 += Tile::kColumnTile) {
     T sum[kRows][kColumns] = {};
-    for (int64_t d0 = 0; d0 < dims; d0 += Traits::kDepth) {
-      const int column = threadIdx.x % Traits::kDepth;
-      const int64_t d = d0 + column;
-      const T offset = d < dims ? static_cast<T>(p.offset[d]) : T(0);
-#pragma unroll
-      for (int r = threadIdx.x / Traits::kDepth; r < kRowTile; r += kSide) {
-        const int64_t i = i0 + r;
-        left[column][r] = i < n && d < dims
-                              ? load_acc(rows[i * dims + d]) * static_cast<T>(p.scale[i]) - offset
-                              : T(0);
+    for (int64_t d0 = 0; d0 < dims; d0 += Tile::kRowDepth) {
+      // Rows that one slab holds stay for all means.
+      if (c0 == 0 || dims > Tile::kRowDepth) Tile::load_rows(slab, p, i0, d0);
+      const int depth = static_cast<int>(min(int64_t{Tile::kRowDepth}, dims - d0));
+      for (int first = 0; first < depth; first += Tile::kDepth) {
+        Tile::load_means(slab, p, w.operands, c0, d0 + first);
+        __syncthreads();  // the slabs are complete
+        Tile::multiply(slab, first, sum);
+        __syncthreads();  // they are used up
       }
-#pragma unroll
-      for (int r = threadIdx.x / Traits::kDepth; r < Traits::kColumnTile; r += kSide) {
-        const int64_t c = c0 + r;
-        right[column][r] = c < p.k && d < dims ? w.centred[c * dims + d] : T(0);
-      }
-      __syncthreads();  // the slab is complete
-#pragma unroll
-      for (int depth = 0; depth < Traits::kDepth; ++depth) {
-        T a[kRows], b[kColumns];
-#pragma unroll
-        for (int e = 0; e < kRows; ++e) a[e] = left[depth][Traits::place(y, e)];
-#pragma unroll
-        for (int f = 0; f < kColumns; ++f) b[f] = right[depth][Traits::place(x, f)];
-#pragma unroll
-        for (int e = 0; e < kRows; ++e) {
-#pragma unroll
-          for (int f = 0; f < kColumns; ++f) sum[e][f] += a[e] * b[f];
-        }
-      }
-      __syncthreads();  // the slab is used up
     }
 #pragma unroll
     for (int e = 0; e < kRows; ++e) {
-      const int64_t i = i0 + Traits::place(y, e);
+      const int64_t i = i0 + Tile::row(e);
       if (i >= n) continue;
       const T base = w.diagonal[i];
       const int32_t own = others ? w.label[i] : -1;
 #pragma unroll
       for (int f = 0; f < kColumns; ++f) {
-        const int32_t c = static_cast<int32_t>(c0) + Traits::place(x, f);
+        const int32_t c = static_cast<int32_t>(c0) + Tile::column(f);
         if (c >= p.k) continue;
         T value = base + (w.square[c] - 2 * sum[e][f]);
         if (others) value *= w.size[c] / (w.size[c] + T(1));
@@ -400,7 +372,7 @@ __global__ void __launch_bounds__(AssignTraits<acc_of<S>>::kThreads,
   }
 #pragma unroll
   for (int e = 0; e < kRows; ++e) {
-    for (int step = kSide / 2; step > 0; step /= 2) {
+    for (int step = Tile::kLanes / 2; step > 0; step /= 2) {
       const Candidate<T> mine{lowest[e], nearest[e]};
       const Candidate<T> other{__shfl_xor_sync(kFullWarp, lowest[e], step),
                                __shfl_xor_sync(kFullWarp, nearest[e], step)};
@@ -408,22 +380,22 @@ __global__ void __launch_bounds__(AssignTraits<acc_of<S>>::kThreads,
       lowest[e] = other.value;
       nearest[e] = static_cast<int32_t>(other.index);
     }
-    const int64_t i = i0 + Traits::place(y, e);
+    const int64_t i = i0 + Tile::row(e);
     T value = lowest[e] > 0 ? lowest[e] : T(0);
     if (others) {
       const int64_t own = i < n ? w.label[i] : 0;
       double distance = 0;
-      for (int64_t d = x; i < n && d < dims; d += kSide) {
+      for (int64_t d = Tile::lane(); i < n && d < dims; d += Tile::kLanes) {
         const double residual = entry<S>(p, i, d) - w.mean[own * dims + d];
         distance += residual * residual;
       }
-      for (int step = kSide / 2; step > 0; step /= 2) {
+      for (int step = Tile::kLanes / 2; step > 0; step /= 2) {
         distance += __shfl_xor_sync(kFullWarp, distance, step);
       }
       const double size = i < n ? w.size[own] : 0;
       value = size > 1 ? static_cast<T>(size / (size - 1) * distance) - value : T(0);
     }
-    if (x == 0 && i < n) {
+    if (Tile::lane() == 0 && i < n) {
       w.minimum[i] = value;
       w.previous[i] = nearest[e];
     }
@@ -568,22 +540,23 @@ __global__ void __launch_bounds__(kTileThreads) center_kernel(DirectBatch batch)
   }
 }
 
-template <typename S>
+template <typename Tile>
 cudaError_t launch(const DirectProblem* table, const DirectBatch& batch, cudaStream_t stream) {
-  using T = acc_of<S>;
+  using S = typename Tile::Stored;
+  using T = typename Tile::T;
   const auto restarts = static_cast<unsigned>(batch.restarts);
   const dim3 tiles(static_cast<unsigned>(batch.tiles), restarts);
   const dim3 clusters(static_cast<unsigned>(batch.clusters), restarts);
   const dim3 runs(static_cast<unsigned>(batch.size), restarts);
   const dim3 problems(static_cast<unsigned>(batch.size));
-  constexpr int kAssign = AssignTraits<T>::kThreads, kTeam = DeviceTeam::kThreads;
+  constexpr int kAssign = Tile::kThreads, kTeam = DeviceTeam::kThreads;
   launch_table<S>(table, batch, stream);
   tile_sum_kernel<S><<<tiles.x, kTileThreads, 0, stream>>>(batch);
   tile_offset_kernel<<<problems, kOffsetThreads, 0, stream>>>(batch);
-  diagonal_kernel<S><<<tiles, kTileThreads, 0, stream>>>(batch);
+  diagonal_kernel<Tile><<<tiles, kTileThreads, 0, stream>>>(batch);
   if (batch.settings.init == Init::kLabels) {
-    given_kernel<S><<<clusters, kTileThreads, 0, stream>>>(batch);
-    assign_kernel<S><<<tiles, kAssign, 0, stream>>>(batch);
+    given_kernel<Tile><<<clusters, kTileThreads, 0, stream>>>(batch);
+    assign_kernel<Tile><<<tiles, kAssign, 0, stream>>>(batch);
   } else {
     for (int64_t step = 0; step < batch.most_clusters; ++step) {
       choose_kernel<T><<<runs, kTeam, 0, stream>>>(batch, step);
@@ -592,11 +565,11 @@ cudaError_t launch(const DirectProblem* table, const DirectBatch& batch, cudaStr
     }
   }
   start_kernel<T><<<runs, kTeam, 0, stream>>>(batch);
-  mean_kernel<S><<<clusters, kTileThreads, 0, stream>>>(batch);
+  mean_kernel<Tile><<<clusters, kTileThreads, 0, stream>>>(batch);
   for (int32_t round = 0; round < batch.settings.max_iter; ++round) {
-    assign_kernel<S><<<tiles, kAssign, 0, stream>>>(batch);
+    assign_kernel<Tile><<<tiles, kAssign, 0, stream>>>(batch);
     settle_kernel<S><<<runs, kTeam, 0, stream>>>(batch);
-    mean_kernel<S><<<clusters, kTileThreads, 0, stream>>>(batch);
+    mean_kernel<Tile><<<clusters, kTileThreads, 0, stream>>>(batch);
   }
   own_kernel<S><<<tiles, kTileThreads, 0, stream>>>(batch);
   take_kernel<T><<<problems, kTeam, 0, stream>>>(batch);
@@ -613,8 +586,13 @@ cudaError_t launch_direct(const DirectProblem* table, const DirectBatch& batch,
       batch.restarts > kMaxRestarts) {
     return cudaErrorInvalidConfiguration;
   }
-  return dispatch_storage(batch.storage,
-                          [&](auto zero) { return launch<decltype(zero)>(table, batch, stream); });
+  return dispatch_storage(batch.storage, [&](auto zero) {
+    using S = decltype(zero);
+    if constexpr (!std::is_same_v<S, double>) {
+      if (batch.rounds) return launch<TensorTile<S>>(table, batch, stream);
+    }
+    return launch<FmaTile<S>>(table, batch, stream);
+  });
 }
 
 }  // namespace oskt::kmeans

@@ -15,11 +15,20 @@ struct DirectProblem : DeviceTask {
   int64_t tiles;
   double* tile_sum;      // tiles x dims: the sum of the rows of every tile
   double* tile_squares;  // tiles: their sum of squares
+  // What the assignment multiplies, see direct_tile.cuh: bytes of a mean, and of a rounded row.
+  int64_t operand_bytes;
+  char* rounded_rows;  // n x operand_bytes, or null where rows are not rounded
 };
 
 struct DirectBatch : DeviceTasks<DirectProblem> {
   int64_t most_clusters;  // of any problem
+  bool rounds;            // products are of rounded rows and means, on tensor cores
 };
+
+// Whole vectors of 16 bytes where a row is rounded to its own type, or from float32 to TF32.
+inline int64_t operand_bytes(int64_t dims, int64_t bytes, bool rounded) {
+  return rounded ? (dims * bytes + 15) / 16 * 16 : dims * bytes;
+}
 
 // What a run is at: Lloyd's iterations, Hartigan's passes, or neither.
 enum class Phase : int32_t { kLloyd, kHartigan, kDone };
@@ -36,9 +45,9 @@ struct DirectWorkspace {
   double* own;        // tiles: sums of squared distances to the own means
   double* total;      // tiles: sums of `diagonal`
   double* mean;       // k x dims, of the scaled rows
-  T* centred;         // k x dims: mean - offset
-  T* square;          // k: |mean - offset|^2
-  T* diagonal;        // n: |row - offset|^2
+  char* operands;     // k x operand_bytes: mean - offset, rounded if products are
+  T* square;          // k: their squared lengths
+  T* diagonal;        // n: |row - offset|^2, of the rounded row if products are of such
   T* minimum;         // n: squared distance to the own mean, or a gain
   T* distance;        // trials x n: to the candidates
   int32_t* label;     // n
@@ -47,8 +56,8 @@ struct DirectWorkspace {
   int32_t* touched;   // k: the mean must be summed again
 
   // Lays the arrays out from `base`, aligned to 64 bytes, and returns the bytes taken.
-  OSKT_HOST_DEVICE int64_t lay_out(char* base, int64_t n, int64_t dims, int64_t k, Init init) {
-    const int64_t tiles = (n + kRowTile - 1) / kRowTile;
+  OSKT_HOST_DEVICE int64_t lay_out(char* base, const DirectProblem& p, Init init) {
+    const int64_t n = p.n, k = p.k, tiles = p.tiles;
     const int64_t trials = init == Init::kPlusPlus ? trials_of(k) : 0;
     Layout layout{base, 0};
     layout.take(phase, 1);
@@ -59,8 +68,8 @@ struct DirectWorkspace {
     layout.take(potential, trials * tiles);
     layout.take(own, tiles);
     layout.take(total, tiles);
-    layout.take(mean, k * dims);
-    layout.take(centred, k * dims);
+    layout.take(mean, k * p.dims);
+    layout.take(operands, k * p.operand_bytes);
     layout.take(square, k);
     layout.take(diagonal, n);
     layout.take(minimum, n);

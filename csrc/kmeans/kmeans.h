@@ -7,6 +7,8 @@
 //   algorithm        "hartigan" or "lloyd"
 //   route            "gram": by the N x N Gram matrix, N_b <= kMaxRows; "direct": from the rows,
 //                    not from "ward"; "auto": the cheaper one per problem (takes_direct)
+//   precision        "highest"; "high": the direct route on CUDA may seek the nearest mean among
+//                    rows and means rounded to half rows' own type, or from float32 to TF32
 //   -> centers       B tensors (K_b, D_b) in the dtype of rows: means of the (scaled) rows
 //      labels        B tensors int64 (N_b)
 //      inertia       float64 (B): sum of squared distances of the (scaled) rows to their means
@@ -31,6 +33,7 @@ struct Arguments {
   bool cosine;
   int64_t restarts;
   std::vector<bool> direct;  // per problem
+  bool rounds;               // precision "high"
 };
 
 // The route that "auto" takes. The Gram matrix costs as much as N / 2K passes over N x K distances,
@@ -45,7 +48,8 @@ inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vec
                                  const std::string& metric, const std::string& init,
                                  const std::vector<Tensor>& initial_centers,
                                  const std::string& algorithm, int64_t n_init, int64_t max_iter,
-                                 int64_t seed, const std::string& route) {
+                                 int64_t seed, const std::string& route,
+                                 const std::string& precision) {
   check_rows("kmeans", rows);
   check(rows.size() == k.size(), "kmeans: k must be one number per problem, got ", k.size(),
         " for ", rows.size(), " problems.");
@@ -59,6 +63,8 @@ inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vec
   check(max_iter >= 0 && max_iter <= 1 << 30, "kmeans: max_iter must be >= 0, got ", max_iter, ".");
   check(route == "auto" || route == "gram" || route == "direct",
         "kmeans: route must be 'auto', 'gram' or 'direct', got '", route, "'.");
+  check(precision == "highest" || precision == "high",
+        "kmeans: precision must be 'highest' or 'high', got '", precision, "'.");
   check(route != "direct" || init != "ward",
         "kmeans: route must be 'auto' or 'gram' for init 'ward', got 'direct'.");
   std::vector<bool> direct(rows.size());
@@ -87,7 +93,8 @@ inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vec
       {start, algorithm == "hartigan", static_cast<int32_t>(max_iter), static_cast<uint64_t>(seed)},
       metric == "cosine",
       start == Init::kPlusPlus ? n_init : 1,  // other starts draw nothing
-      std::move(direct)};
+      std::move(direct),
+      precision == "high"};
 }
 
 }  // namespace oskt::kmeans

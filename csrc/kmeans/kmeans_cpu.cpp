@@ -213,9 +213,10 @@ using Result = std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tens
 
 Result kmeans_cpu(std::vector<Tensor> rows, std::vector<int64_t> k, std::string metric,
                   std::string init, std::vector<Tensor> initial_centers, std::string algorithm,
-                  int64_t n_init, int64_t max_iter, int64_t seed, std::string route) {
+                  int64_t n_init, int64_t max_iter, int64_t seed, std::string route,
+                  std::string precision) {
   const Arguments arguments = check_arguments(rows, k, metric, init, initial_centers, algorithm,
-                                              n_init, max_iter, seed, route);
+                                              n_init, max_iter, seed, route, precision);
   const auto size = static_cast<int64_t>(rows.size());
   std::vector<Tensor> centers, labels;
   for (std::size_t b = 0; b < rows.size(); ++b) {

@@ -84,8 +84,9 @@ int64_t lay_out(char* base, std::vector<DirectProblem>& table, DirectBatch& batc
     layout.take(p.tile_sum, p.tiles * p.dims);
     layout.take(p.tile_squares, p.tiles);
     layout.take(p.best, 1);
+    if (batch.rounds) layout.take(p.rounded_rows, p.n * p.operand_bytes);
     const auto bytes_of = [&](auto workspace) {
-      return workspace.lay_out(nullptr, p.n, p.dims, p.k, batch.settings.init);
+      return workspace.lay_out(nullptr, p, batch.settings.init);
     };
     p.workspace_bytes = batch.storage == Storage::kFloat64 ? bytes_of(DirectWorkspace<double>{})
                                                            : bytes_of(DirectWorkspace<float>{});
@@ -116,11 +117,15 @@ void run_direct(Call& call) {
   DirectBatch batch{};
   std::vector<DirectProblem> table = table_of(call, true, batch);
   if (table.empty()) return;
+  batch.rounds = call.arguments.rounds && batch.storage != Storage::kFloat64;
   const auto tiles = [](int64_t n) { return (n + kRowTile - 1) / kRowTile; };
+  const bool half = batch.storage == Storage::kFloat16 || batch.storage == Storage::kBFloat16;
+  const int64_t entry_bytes = batch.storage == Storage::kFloat64 ? 8 : half && batch.rounds ? 2 : 4;
   sort_and_count(table, batch, [](const DirectProblem& p) { return p.n * p.k; }, tiles);
   count_clusters(table, batch);
   for (DirectProblem& p : table) {
     p.tiles = tiles(p.n);
+    p.operand_bytes = operand_bytes(p.dims, entry_bytes, batch.rounds);
     batch.most_clusters = std::max(batch.most_clusters, p.k);
   }
   run(call, table, batch, launch_direct);
@@ -128,9 +133,10 @@ void run_direct(Call& call) {
 
 Result kmeans_cuda(std::vector<Tensor> rows, std::vector<int64_t> k, std::string metric,
                    std::string init, std::vector<Tensor> initial_centers, std::string algorithm,
-                   int64_t n_init, int64_t max_iter, int64_t seed, std::string route) {
+                   int64_t n_init, int64_t max_iter, int64_t seed, std::string route,
+                   std::string precision) {
   const Arguments arguments = check_arguments(rows, k, metric, init, initial_centers, algorithm,
-                                              n_init, max_iter, seed, route);
+                                              n_init, max_iter, seed, route, precision);
   const auto size = static_cast<int64_t>(rows.size());
   const torch::stable::accelerator::DeviceGuard guard(rows[0].get_device_index());
   Call call{rows,

@@ -26,6 +26,7 @@ WORDS = {
     "#include <cuda_runtime_api.h>\n": "",
     "#include <cuda_bf16.h>\n": "",
     "#include <cuda_fp16.h>\n": "",
+    '#include "common/mma.cuh"\n': "",
     "LIBRARY_IMPL(oskt_ext, CUDA,": "LIBRARY_IMPL(oskt_emulated, CPU,",
     "torch::stable::accelerator::DeviceGuard": "emulation::DeviceGuard",
     "aoti_torch_get_current_cuda_stream": "emulation::current_stream",

@@ -74,7 +74,7 @@ struct Thread : Fiber {
 };
 
 struct Warp {
-  char value[2][kLanes][8];  // in turn: nobody is two exchanges ahead of another lane
+  char value[2][kLanes][24];  // in turn: nobody is two exchanges ahead of another lane
   unsigned waiting;
 };
 
@@ -174,17 +174,26 @@ inline void wait(State state, int line, [[maybe_unused]] char* meeting) {
 #endif
 }
 
-// The value of lane `from`; all lanes meet here.
+// Shows a value to the warp, and returns how to read any lane's; all lanes meet here.
+template <typename T>
+auto shown(const T& own, int line) {
+  auto& value =
+      machine.warp[machine.current / kLanes].value[machine.thread[machine.current].warps++ % 2];
+  static_assert(sizeof(T) <= sizeof(value[0]) && std::is_trivially_copyable_v<T>);
+  std::memcpy(value[machine.current % kLanes], &own, sizeof(T));
+  wait(State::kAtWarp, line, value[0]);
+  return [&value](int lane) {
+    T other;
+    std::memcpy(&other, value[lane], sizeof(T));
+    return other;
+  };
+}
+
+// The value of lane `from`.
 template <typename T>
 T exchange(T own, int from, int line) {
   Unseen unseen;
-  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
-  auto& value =
-      machine.warp[machine.current / kLanes].value[machine.thread[machine.current].warps++ % 2];
-  std::memcpy(value[machine.current % kLanes], &own, sizeof(T));
-  wait(State::kAtWarp, line, value[0]);
-  std::memcpy(&own, value[from], sizeof(T));
-  return own;
+  return shown(own, line)(from);
 }
 
 // The array of the block that `key` stands for.
@@ -352,8 +361,48 @@ inline float __half2float(__half value) { return value; }
 inline float __bfloat162float(__nv_bfloat16 value) { return value; }
 inline __half __float2half_rn(float value) { return value; }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return value; }
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 using std::fma;
 template <typename T>
 T min(T a, T b) {
   return b < a ? b : a;
 }
+
+namespace oskt {
+
+// That of common/mma.cuh; sums go up through the columns.
+template <typename S>
+void mma(float& c0, float& c1, float& c2, float& c3, const uint32_t (&a)[4], const uint32_t (&b)[2],
+         int line = __builtin_LINE()) {
+  emulation::Unseen unseen;
+  constexpr int kEntries = 4 / sizeof(S);  // of a word
+  struct Words {
+    uint32_t a[4], b[2];
+  };
+  const auto of_lane = emulation::shown(Words{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, line);
+  const auto entry = [](uint32_t word, int e) {
+    S entries[kEntries];
+    std::memcpy(entries, &word, sizeof(word));
+    return static_cast<float>(entries[e]);
+  };
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+  float* sums[2][2] = {{&c0, &c1}, {&c2, &c3}};
+  for (int half = 0; half < 2; ++half)
+    for (int next = 0; next < 2; ++next)
+      for (int word = 0; word < 8; ++word) {
+        const uint32_t left = of_lane(4 * g + word % 4).a[half + word / 4 * 2];
+        const uint32_t right = of_lane(4 * (2 * t + next) + word % 4).b[word / 4];
+        for (int e = 0; e < kEntries; ++e) *sums[half][next] += entry(left, e) * entry(right, e);
+      }
+}
+
+}  // namespace oskt
