@@ -33,8 +33,17 @@ constexpr int kTileWarps = kTileThreads / kWarp;
 template <typename T>
 __device__ DirectWorkspace<T> workspace_of(const DirectProblem& p, int64_t restart, Init init) {
   DirectWorkspace<T> workspace;
-  workspace.lay_out(p.workspaces + restart * p.workspace_bytes, p, init);
+  workspace.lay_out(p.workspaces + restart * p.workspace_bytes, p.n, p.dims, p.k, p.operand_bytes,
+                    init);
   return workspace;
+}
+
+// The same in shared memory, where a kernel has no registers to spare for its pointers.
+template <typename T>
+__device__ void share_workspace(DirectWorkspace<T>& w, const DirectProblem& p,
+                                const DirectBatch& batch) {
+  if (threadIdx.x == 0) w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
+  __syncthreads();  // the workspace stands
 }
 
 __device__ const DirectProblem& owner_of_tile(const DirectBatch& batch) {
@@ -106,8 +115,9 @@ template <typename Tile>
 __global__ void __launch_bounds__(kTileThreads) diagonal_kernel(DirectBatch batch) {
   using S = typename Tile::Stored;
   using T = typename Tile::T;
+  __shared__ DirectWorkspace<T> w;
   const DirectProblem& p = owner_of_tile(batch);
-  const DirectWorkspace<T> w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
+  share_workspace(w, p, batch);
   const int64_t first = (blockIdx.x - p.first_tile) * kRowTile;
   for (int64_t i = first + threadIdx.x / kWarp; i < min(first + kRowTile, p.n); i += kTileWarps) {
     double square = 0;
@@ -277,8 +287,9 @@ __global__ void __launch_bounds__(kTileThreads) mean_kernel(DirectBatch batch) {
   constexpr int kStretch = 8 * kTileThreads;
   __shared__ int32_t members[kStretch];
   __shared__ int32_t found[kTileWarps];
+  __shared__ DirectWorkspace<T> w;
   const DirectProblem& p = owner_of_cluster(batch);
-  const DirectWorkspace<T> w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
+  share_workspace(w, p, batch);
   const int64_t c = blockIdx.x - p.first_cluster;
   if (!w.touched[c]) return;
   for (int64_t d = threadIdx.x; d < p.dims; d += kTileThreads) w.mean[c * p.dims + d] = 0;
@@ -324,10 +335,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) assign_kernel(D
   using T = typename Tile::T;
   constexpr int kRows = Tile::kRows, kColumns = Tile::kColumns;
   __shared__ typename Tile::Slab slab;
-  __shared__ DirectWorkspace<T> w;  // its pointers would fill the registers
+  __shared__ DirectWorkspace<T> w;
   const DirectProblem& p = owner_of_tile(batch);
-  if (threadIdx.x == 0) w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
-  __syncthreads();  // the workspace stands
+  share_workspace(w, p, batch);
   const Phase phase = *w.phase;
   if (phase == Phase::kDone) return;
   const bool others = phase == Phase::kHartigan;
@@ -406,8 +416,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) assign_kernel(D
 template <typename S, typename T>
 __device__ bool move_rows(DeviceTeam& team, const DirectProblem& p, const DirectWorkspace<T>& w) {
   const auto sq_dist = [&](int64_t i, int64_t c) {
+    const double* mean = w.mean + c * p.dims;
     return team.sum(p.dims, [&](int64_t d) {
-      const double residual = entry<S>(p, i, d) - w.mean[c * p.dims + d];
+      const double residual = entry<S>(p, i, d) - mean[d];
       return residual * residual;
     });
   };
@@ -424,11 +435,12 @@ __device__ bool move_rows(DeviceTeam& team, const DirectProblem& p, const Direct
       const double from = sq_dist(i, a), to = sq_dist(i, b);
       const double gain = size_a / (size_a - 1) * from - size_b / (size_b + 1) * to;
       if (!(gain > kMoveRounding * (from + to))) continue;
+      double *mean_a = w.mean + a * p.dims, *mean_b = w.mean + b * p.dims;
+      const double of_a = 1 / (size_a - 1), of_b = 1 / (size_b + 1);
       team.for_each(p.dims, [&](int64_t d) {
-        const double entry_of_row = entry<S>(p, i, d);
-        double &mean_a = w.mean[a * p.dims + d], &mean_b = w.mean[b * p.dims + d];
-        mean_a += (mean_a - entry_of_row) / (size_a - 1);
-        mean_b += (entry_of_row - mean_b) / (size_b + 1);
+        const double x = entry<S>(p, i, d);
+        mean_a[d] += (mean_a[d] - x) * of_a;
+        mean_b[d] += (x - mean_b[d]) * of_b;
       });
       team.once([&] {
         --w.size[a];
@@ -448,8 +460,9 @@ __global__ void __launch_bounds__(DeviceTeam::kThreads) settle_kernel(DirectBatc
   using T = acc_of<S>;
   __shared__ DeviceTeam::Shared shared;
   DeviceTeam team(shared);
+  __shared__ DirectWorkspace<T> w;
   const DirectProblem& p = batch.problems[blockIdx.x];
-  const DirectWorkspace<T> w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
+  share_workspace(w, p, batch);
   const Phase phase = *w.phase;
   if (phase == Phase::kDone) return;
   bool moved = false;

@@ -56,8 +56,9 @@ struct DirectWorkspace {
   int32_t* touched;   // k: the mean must be summed again
 
   // Lays the arrays out from `base`, aligned to 64 bytes, and returns the bytes taken.
-  OSKT_HOST_DEVICE int64_t lay_out(char* base, const DirectProblem& p, Init init) {
-    const int64_t n = p.n, k = p.k, tiles = p.tiles;
+  OSKT_HOST_DEVICE int64_t lay_out(char* base, int64_t n, int64_t dims, int64_t k,
+                                   int64_t operand_bytes, Init init) {
+    const int64_t tiles = (n + kRowTile - 1) / kRowTile;
     const int64_t trials = init == Init::kPlusPlus ? trials_of(k) : 0;
     Layout layout{base, 0};
     layout.take(phase, 1);
@@ -68,8 +69,8 @@ struct DirectWorkspace {
     layout.take(potential, trials * tiles);
     layout.take(own, tiles);
     layout.take(total, tiles);
-    layout.take(mean, k * p.dims);
-    layout.take(operands, k * p.operand_bytes);
+    layout.take(mean, k * dims);
+    layout.take(operands, k * operand_bytes);
     layout.take(square, k);
     layout.take(diagonal, n);
     layout.take(minimum, n);

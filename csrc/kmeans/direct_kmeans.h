@@ -243,10 +243,11 @@ class DirectKmeans {
     if (!(gain > kMoveRounding * (from + to))) return false;
     const T* row = p_.row(i, buffer(0));
     double *mean_a = &mean_[a * p_.dims], *mean_b = &mean_[b * p_.dims];
+    const double of_a = 1 / (size_a - 1), of_b = 1 / (size_b + 1);
     for (int64_t d = 0; d < p_.dims; ++d) {
       const double x = static_cast<double>(row[d]) * p_.scale[i];
-      mean_a[d] += (mean_a[d] - x) / (size_a - 1);
-      mean_b[d] += (x - mean_b[d]) / (size_b + 1);
+      mean_a[d] += (mean_a[d] - x) * of_a;
+      mean_b[d] += (x - mean_b[d]) * of_b;
     }
     --size_[a];
     ++size_[b];

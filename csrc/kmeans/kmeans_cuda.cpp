@@ -86,7 +86,7 @@ int64_t lay_out(char* base, std::vector<DirectProblem>& table, DirectBatch& batc
     layout.take(p.best, 1);
     if (batch.rounds) layout.take(p.rounded_rows, p.n * p.operand_bytes);
     const auto bytes_of = [&](auto workspace) {
-      return workspace.lay_out(nullptr, p, batch.settings.init);
+      return workspace.lay_out(nullptr, p.n, p.dims, p.k, p.operand_bytes, batch.settings.init);
     };
     p.workspace_bytes = batch.storage == Storage::kFloat64 ? bytes_of(DirectWorkspace<double>{})
                                                            : bytes_of(DirectWorkspace<float>{});
