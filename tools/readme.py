@@ -97,7 +97,16 @@ def sizes_table() -> str:
         f"{'teacher' if c == FULL_WIDTH else c}<br>{count_text(parameters[c])}" for c in columns
     ]
     lines = [f"| mAP, % | {' | '.join(heads)} |", "|---" + "|---:" * len(columns) + "|"]
-    names = {line.method: line.name for line in by_budget["long"].lines}
+    counts = {
+        line.method: max(score.seeds for score in line.scores.values())
+        for line in by_budget["long"].lines
+    }
+    seeds = max(counts.values())
+    names = {
+        line.method: line.name + (f" ({counts[line.method]} of {seeds} seeds)"
+                                  if counts[line.method] < seeds else "")
+        for line in by_budget["long"].lines
+    }  # fmt: skip
     blank: dict[str, str] = {}
     ours = [m for m in ("nested", "nested-3x", "oskt") if (AT_ONCE, m) in scores]
     for method in ours:
@@ -118,7 +127,6 @@ def sizes_table() -> str:
     alone = [m for b, m in spent if b == "long" and m not in (*ours, "oskt-published")]
     times = [spent["long", method].students[1] for method in alone]
     epochs = {b: spent[b, alone[0]].own_steps[1] for b in ("short", "long")}
-    seeds = len({row.seed for row in rows})
     lines += [
         "",
         f"Cells of two numbers: after {epochs['short']} steps of a size's own training (six sizes "
