@@ -195,7 +195,7 @@ def test_direct_kmeans(set_order, init, most, metric):
     rows = [normal(n, d) + 30 * (n == 150) for n, d in ((300, 20), (150, 3), (5, 40), (1, 1))]
     k = [most, 4, 5, 1]
     centers = [row[:count].contiguous() for row, count in zip(rows, k)] if init == "centers" else []
-    for algorithm, restarts, iterations in (("hartigan", 2, 20), ("lloyd", 1, 3)):
+    for algorithm, restarts, iterations in (("hartigan", 2, 12), ("lloyd", 1, 3)):
         arguments = (rows, k, metric, init, centers, algorithm, restarts, iterations, 5, "direct")
         n_iter = check(set_order, "kmeans", *arguments, ulps=64)[3].tolist()
         assert max(n_iter) <= iterations
@@ -226,13 +226,13 @@ def test_kmeans_on_tensor_cores_of_numbers_that_rounding_keeps(set_order, dtype)
     check(set_order, "kmeans", *arguments, ulps=64)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_kmeans_on_tensor_cores_of_clusters_far_apart(set_order, dtype):
     """All phases, restarts and an offset; no row is within rounding of another cluster's."""
     place = 16 * integers(9, 20, dtype=torch.float32) + 40
-    rows = [(place[torch.arange(n) % 9] + normal(n, 20)).to(dtype) for n in (200, 50)]
+    rows = [(place[torch.arange(n) % 9] + normal(n, 20)).to(dtype) for n in (140, 50)]
     for algorithm, metric in (("hartigan", "euclidean"), ("lloyd", "cosine")):
-        arguments = (rows, [9, 9], metric, "k-means++", [], algorithm, 2, 20, 3, "direct", "high")
+        arguments = (rows, [9, 9], metric, "k-means++", [], algorithm, 2, 5, 3, "direct", "high")
         check(set_order, "kmeans", *arguments, ulps=64)
 
 
