@@ -1,5 +1,4 @@
-"""Fill the tables of README.md and docs/compare/README.md from stored rows: `python
-tools/readme.py`, or `--check` to compare.
+"""Fill README.md and docs/compare/README.md from stored rows; `--check` only compares.
 
 demo: docs/demo/rows.jsonl, copied from a demo folder by `python tools/readme.py --demo FOLDER`.
 sizes, tables: docs/compare/*.jsonl, joined from folders of `oskt compare` by `--compare FOLDER...`.
