@@ -153,11 +153,11 @@ def blobs(n: int, d: int, k: int, seed: int = 0) -> Tensor:
 def oskt_lloyd(
     rows: Tensor, centers: Tensor, iterations: int, precision: str = "highest"
 ) -> Tensor:
-    options: Any = {"algorithm": "lloyd", "max_iter": iterations, "route": "direct"}
-    options["precision"] = precision
-    return torch.stack(
-        kmeans([*rows], [centers.shape[1]] * len(rows), init=[*centers], **options).labels
-    )
+    found = kmeans(
+        [*rows], [centers.shape[1]] * len(rows), init=[*centers], algorithm="lloyd",
+        max_iter=iterations, route="direct", precision=precision,
+    )  # fmt: skip
+    return torch.stack(found.labels)
 
 
 def torch_lloyd(rows: Tensor, centers: Tensor, iterations: int) -> Tensor:

@@ -11,9 +11,8 @@ from oskt_ext.refining_loss import RefiningItem
 
 pytestmark = pytest.mark.cuda
 OPERATORS = [
-    "distance_metrics", "expand", "kmeans gram", "kmeans direct",
-    "kmeans direct high", "merge_trees", "refining_loss",
-    "retrieval_metrics",
+    "distance_metrics", "expand", "kmeans gram", "kmeans direct", "kmeans direct high",
+    "merge_trees", "refining_loss", "retrieval_metrics",
 ]  # fmt: skip
 CHUNKED = 150  # tensors or problems: more than travel in one launch
 

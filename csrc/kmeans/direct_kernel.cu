@@ -110,6 +110,19 @@ __global__ void __launch_bounds__(kOffsetThreads) tile_offset_kernel(DirectBatch
   settle_offset(p, own_squares, own_mean_squares);
 }
 
+// Entries of an operand, zeros at its end included.
+template <typename Tile>
+__device__ int64_t entries_of(const DirectProblem& p) {
+  return p.operand_bytes / static_cast<int64_t>(sizeof(typename Tile::Operand));
+}
+
+// Stores entry d of operand r.
+template <typename Tile>
+__device__ void put(const DirectProblem& p, char* operands, int64_t r, int64_t d,
+                    typename Tile::T x) {
+  store_acc(reinterpret_cast<typename Tile::Operand*>(operands + r * p.operand_bytes) + d, x);
+}
+
 // One block per tile: squared lengths, and the rounded rows; the first tile's sets the run's state.
 template <typename Tile>
 __global__ void __launch_bounds__(kTileThreads) diagonal_kernel(DirectBatch batch) {
@@ -122,11 +135,10 @@ __global__ void __launch_bounds__(kTileThreads) diagonal_kernel(DirectBatch batc
   for (int64_t i = first + threadIdx.x / kWarp; i < min(first + kRowTile, p.n); i += kTileWarps) {
     double square = 0;
     if constexpr (Tile::kRounds) {
-      const int64_t entries = p.operand_bytes / static_cast<int64_t>(sizeof(S));
-      for (int64_t d = threadIdx.x % kWarp; d < entries; d += kWarp) {
+      for (int64_t d = threadIdx.x % kWarp; d < entries_of<Tile>(p); d += kWarp) {
         const double x = d < p.dims ? entry<S>(p, i, d) - p.offset[d] : 0.0;
         const T rounded = Tile::rounded(static_cast<T>(x));
-        if (blockIdx.y == 0) Tile::put(p.rounded_rows + i * p.operand_bytes, d, rounded);
+        if (blockIdx.y == 0) put<Tile>(p, p.rounded_rows, i, d, rounded);
         square += static_cast<double>(rounded) * static_cast<double>(rounded);
       }
       square = warp_sum(square);
@@ -234,12 +246,11 @@ template <typename Tile>
 __device__ void centre(const DirectProblem& p, const DirectWorkspace<typename Tile::T>& w,
                        int64_t c) {
   using T = typename Tile::T;
-  constexpr int64_t kBytes = Tile::kRounds ? sizeof(typename Tile::Stored) : sizeof(T);
   double own = 0;
-  for (int64_t d = threadIdx.x; d < p.operand_bytes / kBytes; d += kTileThreads) {
+  for (int64_t d = threadIdx.x; d < entries_of<Tile>(p); d += kTileThreads) {
     const double mean = d < p.dims ? w.mean[c * p.dims + d] - p.offset[d] : 0.0;
     const T x = Tile::rounded(static_cast<T>(mean));
-    Tile::put(w.operands + c * p.operand_bytes, d, x);
+    put<Tile>(p, w.operands, c, d, x);
     own += static_cast<double>(x) * static_cast<double>(x);
   }
   const double square = block_sum<kTileThreads>(own);

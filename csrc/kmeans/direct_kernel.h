@@ -25,9 +25,12 @@ struct DirectBatch : DeviceTasks<DirectProblem> {
   bool rounds;            // products are of rounded rows and means, on tensor cores
 };
 
-// Whole vectors of 16 bytes where a row is rounded to its own type, or from float32 to TF32.
-inline int64_t operand_bytes(int64_t dims, int64_t bytes, bool rounded) {
-  return rounded ? (dims * bytes + 15) / 16 * 16 : dims * bytes;
+// Whole vectors of 16 bytes where a row is rounded to its own type, or from float32 to TF32; else
+// entries in the type of the sums.
+inline int64_t operand_bytes(int64_t dims, Storage storage, bool rounds) {
+  if (storage == Storage::kFloat64) return dims * 8;
+  const int64_t bytes = rounds && storage != Storage::kFloat32 ? 2 : 4;
+  return rounds ? (dims * bytes + 15) / 16 * 16 : dims * bytes;
 }
 
 // What a run is at: Lloyd's iterations, Hartigan's passes, or neither.

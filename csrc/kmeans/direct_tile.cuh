@@ -20,7 +20,8 @@ template <typename S>
 struct FmaTile {
   using Stored = S;
   using T = acc_of<S>;
-  static constexpr bool kRounds = false;
+  using Operand = T;  // an entry of a mean, less the offset, as the products read it
+  static constexpr bool kRounds = false;  // whether rows are stored as operands, too
   static constexpr int kSide = 16, kThreads = kSide * kSide, kLanes = kSide;
   static constexpr int kBlocks = sizeof(T) == 4 ? 2 : 1;  // of a multiprocessor
   static constexpr int kDepth = 16, kRowDepth = kDepth;   // columns of a slab of means, of rows
@@ -38,11 +39,7 @@ struct FmaTile {
   static __device__ int row(int e) { return place(threadIdx.x / kSide, e); }
   static __device__ int column(int f) { return place(threadIdx.x % kSide, f); }
 
-  // What the products read of an entry of a mean, less the offset; where that is stored.
   static __device__ T rounded(T x) { return x; }
-  static __device__ void put(char* operand, int64_t d, T x) {
-    reinterpret_cast<T*>(operand)[d] = x;
-  }
 
   static __device__ void load_rows(Slab& slab, const DirectProblem& p, int64_t i0, int64_t d0) {
     const int column = threadIdx.x % kDepth;
@@ -103,6 +100,7 @@ template <typename S>
 struct TensorTile {
   using Stored = S;
   using T = float;
+  using Operand = S;  // of float32 rows TF32 numbers
   static constexpr bool kRounds = true;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarp, kLanes = 4, kBlocks = 4;
   static constexpr int kEntries = 4 / static_cast<int>(sizeof(S));  // of a word
@@ -132,9 +130,6 @@ struct TensorTile {
       store_acc(&half, x);
       return load_acc(half);
     }
-  }
-  static __device__ void put(char* operand, int64_t d, float x) {
-    store_acc(reinterpret_cast<S*>(operand) + d, x);
   }
 
   static __device__ void load_rows(Slab& slab, const DirectProblem& p, int64_t i0, int64_t d0) {

@@ -119,13 +119,11 @@ void run_direct(Call& call) {
   if (table.empty()) return;
   batch.rounds = call.arguments.rounds && batch.storage != Storage::kFloat64;
   const auto tiles = [](int64_t n) { return (n + kRowTile - 1) / kRowTile; };
-  const bool half = batch.storage == Storage::kFloat16 || batch.storage == Storage::kBFloat16;
-  const int64_t entry_bytes = batch.storage == Storage::kFloat64 ? 8 : half && batch.rounds ? 2 : 4;
   sort_and_count(table, batch, [](const DirectProblem& p) { return p.n * p.k; }, tiles);
   count_clusters(table, batch);
   for (DirectProblem& p : table) {
     p.tiles = tiles(p.n);
-    p.operand_bytes = operand_bytes(p.dims, entry_bytes, batch.rounds);
+    p.operand_bytes = operand_bytes(p.dims, batch.storage, batch.rounds);
     batch.most_clusters = std::max(batch.most_clusters, p.k);
   }
   run(call, table, batch, launch_direct);
