@@ -1,6 +1,6 @@
 """What tables are made of: cells, parts, digests, sizes, refusals; and the digits."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from compare_scale import tiny
 from oskt.compare import SCALES, SIZES, TABLES, Request, Size
 from oskt.compare.digits import Digits
 from oskt.compare.parts import Chain, Student, Teacher, digest, folder_name, trained_parts
-from oskt.compare.runner import _key, run_table
+from oskt.compare.runner import run_table
 from oskt.compare.scales import stretched
 from oskt.compare.tables import find_table
 from oskt.coupling.grouping import trace_coupling
 from oskt.models import ResNet
 from oskt.models.resnet import PRESETS, widths
-from oskt.train import RECIPES, fit
+from oskt.train import RECIPES, Recipe, fit
 from oskt.train.teacher import SupervisedObjective
 
 LAPTOP = SCALES["laptop"]
@@ -32,7 +32,7 @@ def test_every_table_lists_cells_of_its_own(table, scale):
     found = cells(table, scale=SCALES[scale])
     labels = [(c.scenario, c.variant, c.method, c.size, c.budget, c.seed, c.rate) for c in found]
     assert len(set(labels)) == len(labels) > 20
-    assert len({_key(cell) for cell in found}) == len(found)
+    assert len({cell.key for cell in found}) == len(found)
     assert {cell.table for cell in found} == {table}
     assert {c.seed for c in found} == set(range(5 if table == "few-shot" else 3))
     for cell in found:
@@ -182,6 +182,17 @@ def test_equal_work_has_one_folder_and_changed_settings_another():
     teacher = part.start.teacher
     assert folder_name(teacher) == f"teacher-plain-depth50-s0-{digest(teacher)}"
     assert "/" not in folder_name(replace(part, start=replace(part.start, size=Size("1/8", 1 / 8))))
+
+
+def test_a_new_field_of_a_recipe_redoes_nothing():
+    @dataclass(frozen=True, kw_only=True)
+    class Newer(Recipe):
+        added: float = 0.0
+
+    part = cells("sizes", seeds=[0])[0].part
+    newer = Newer(**part.recipe.to_dict())
+    assert digest(replace(part, recipe=newer)) == digest(part)
+    assert digest(replace(part, recipe=replace(newer, added=1.0))) != digest(part)
 
 
 def test_real_data_take_the_place_of_drawn_worlds():

@@ -22,7 +22,6 @@ def row(method, size, budget="short", seed=0, at_once=None, trained=0.5, **chang
         shared.append({"name": name, "kind": "refinement", "steps": steps, "seconds": seconds})
     values = {
         "table": "sizes", "scenario": "plain", "variant": "",
-        "key": f"{method}{size}{budget}{seed}",
         "parameters": 1000, "macs": 10, "steps": 3, "seconds": 0.5, "shared": shared,
         "date": "2026-01-01", **changes,
     }  # fmt: skip
@@ -205,7 +204,7 @@ def test_rows_come_back_and_the_last_of_equal_labels_stands(tmp_path):
     assert read_rows(path) == []
     write_rows(path, ROWS)
     assert read_rows(path) == ROWS
-    newer = replace(ROWS[2], key="other", trained={"mAP": 0.9, "rank1": 0.9})
+    newer = replace(ROWS[2], trained={"mAP": 0.9, "rank1": 0.9})
     write_rows(path, [*ROWS, newer])
     assert read_rows(path) == [*ROWS[:2], newer, *ROWS[3:]]
     for line in ("[1]", '{"table": "sizes"}', "{"):

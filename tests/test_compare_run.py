@@ -123,7 +123,7 @@ def test_other_settings_make_new_rows_of_the_same_labels(made, tmp_path):
     run_table("sizes", tmp_path, scale=changed, **only)
     before, after = (read_rows(p / "sizes.jsonl") for p in (made, tmp_path))
     assert len(before) == len(after)
-    changed = {r.labels[2:5] for r in after if r.key not in {b.key for b in before}}
+    changed = {r.labels[3:6] for r in after if r.key not in {b.key for b in before}}
     assert changed == {("scratch", "S1", "short"), ("scratch", "S1", "long")}
     assert len(list((tmp_path / "work").glob("student-scratch-S1-*-6ep-*"))) == 2
 

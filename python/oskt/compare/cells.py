@@ -8,40 +8,30 @@ from itertools import product
 
 from oskt.compare import ablations
 from oskt.compare.methods import METHODS, Setting
-from oskt.compare.parts import AnyChain, Data, Student, Teacher
+from oskt.compare.parts import AnyChain, Data, Student, Teacher, settings
+from oskt.compare.rows import Labels
 from oskt.compare.scales import Scale, Size, stretched
 from oskt.train import Recipe
 
 FULL_WIDTH = "full"  # size of the cells that score a teacher or a refined teacher
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number to find: labels that place it in its table, and the part that answers it.
+@dataclass(frozen=True, kw_only=True)
+class Cell(Labels):
+    """One number to find: its labels, and the part that answers it.
 
     Args:
-        table: key of TABLES.
-        scenario: name of the data, "a -> b" where teacher and student have different ones.
-        variant: what the table varies beside method and size; "" if nothing.
-        method: key of METHODS, or "teacher".
-        size: label of a Size, or FULL_WIDTH.
-        budget: how long the student trains (see Scale.epochs); "" where nothing does.
-        seed: of the data's draw in few-shot tables, and of all training.
         part: what is made and scored.
-        rate: the student's learning rate where the table tries several; else 0.
         curve: score the training a few times on its way.
     """
 
-    table: str
-    scenario: str
-    variant: str
-    method: str
-    size: str
-    budget: str
-    seed: int
     part: Student | Teacher | AnyChain
-    rate: float = 0.0
     curve: bool = False
+
+    @property
+    def key(self) -> str:
+        """That of the row to find."""
+        return self.known_by(settings(self.part))
 
 
 @dataclass(frozen=True)
@@ -150,7 +140,7 @@ def family(
     scenario = source.name if source == target else f"{source.name} -> {target.name}"
     if teacher is not None:
         whole = Teacher(source, scale.network, replace(scale.teacher, seed=seed))
-        yield Cell(table, scenario, teacher, "teacher", FULL_WIDTH, "", seed, whole)
+        yield Cell(table, scenario, teacher, "teacher", FULL_WIDTH, "", seed, part=whole)
     for method in methods:
         due = refined
         for size in sizes:
@@ -163,10 +153,10 @@ def family(
                 chain = student.start.source
                 if due and isinstance(chain, AnyChain) and chain.recipe is not None:
                     due = False
-                    yield Cell(table, scenario, variant, method, FULL_WIDTH, "", seed, chain)
+                    yield Cell(table, scenario, variant, method, FULL_WIDTH, "", seed, part=chain)
                 curve = size.label in curves and budget == "long"
-                labels = (table, scenario, variant, method, size.label, budget, seed)
-                yield Cell(*labels, student, rate, curve)
+                labels = (table, scenario, variant, method, size.label, budget, seed, rate)
+                yield Cell(*labels, part=student, curve=curve)
 
 
 def _recipe(scale: Scale, budget: str, epochs: int | None, seed: int, rate: float) -> Recipe:

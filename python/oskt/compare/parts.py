@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from oskt.compare.scales import Size
@@ -149,8 +149,11 @@ Part = Data | Start | Trained
 
 
 def digest(part: Part) -> str:
-    """Eight hex digits that change with anything that the part stands for."""
-    text = json.dumps({type(part).__name__: asdict(part)}, sort_keys=True, default=list)
+    """Eight hex digits that change with anything that the part stands for.
+
+    Recipes count by what differs from their defaults, so that a field which is new changes none.
+    """
+    text = json.dumps({type(part).__name__: settings(part)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,44 @@ from oskt.files.checkpoint import write_atomic
 
 
 @dataclass(frozen=True)
-class Row:
+class Labels:
+    """What tells a cell, and the row that is found for it, from others.
+
+    Args:
+        table: key of TABLES.
+        scenario: name of the data, "a -> b" where teacher and student have different ones.
+        variant: what the table varies beside method and size; "" if nothing.
+        method: key of METHODS, or "teacher".
+        size: label of a Size, or FULL_WIDTH.
+        budget: how long the student trains (see Scale.epochs); "" where nothing does.
+        seed: of the data's draw in few-shot tables, and of all training.
+        rate: the student's learning rate where the table tries several; else 0.
+    """
+
+    table: str
+    scenario: str
+    variant: str
+    method: str
+    size: str
+    budget: str
+    seed: int
+    rate: float = 0.0
+
+    @property
+    def labels(self) -> tuple[str | int | float, ...]:
+        return tuple(getattr(self, spec.name) for spec in fields(Labels))
+
+    def known_by(self, settings: Mapping[str, Any]) -> str:
+        """Equal for equal labels and equal settings: what is found need not be found again."""
+        text = json.dumps([self.labels, settings], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Labels):
     """What was found for one cell.
 
     Args:
-        table, scenario, variant, method, size, budget, seed: labels of the cell (see cells.Cell).
-        rate: the student's, where the table tried several (see summary.best_rates); else 0.
-        key: digest of the cell and of all its settings; an equal one need not be found again.
         parameters, macs: of the backbone, at the image size of the scale.
         at_once: {"mAP": ..., "rank1": ...} or {"accuracy": ...}, shares, before any training of
             its own; None where a student starts from random numbers.
@@ -32,19 +64,10 @@ class Row:
         commit, machine, threads, date: where and when it was found.
     """
 
-    table: str
-    scenario: str
-    variant: str
-    method: str
-    size: str
-    budget: str
-    seed: int
-    key: str
     parameters: int
     macs: int
     at_once: dict[str, float] | None
     trained: dict[str, float] | None
-    rate: float = 0.0
     steps: int = 0
     seconds: float = 0.0
     shared: list[dict[str, Any]] = field(default_factory=list)
@@ -57,11 +80,8 @@ class Row:
     date: str = ""
 
     @property
-    def labels(self) -> tuple[str | float, ...]:
-        """What tells the row from others of its table."""
-        return (
-            self.scenario, self.variant, self.method, self.size, self.budget, self.seed, self.rate
-        )  # fmt: skip
+    def key(self) -> str:
+        return self.known_by(self.settings)
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -74,7 +94,7 @@ def read_rows(path: str | Path) -> list[Row]:
     if not path.is_file():
         return []
     known = {spec.name for spec in fields(Row)}
-    rows: dict[tuple[str | float, ...], Row] = {}
+    rows: dict[tuple[str | int | float, ...], Row] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)

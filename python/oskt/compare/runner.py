@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.util
-import json
 import math
 import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from oskt.compare.parts import (
     trained_parts,
 )
 from oskt.compare.report import write_report
-from oskt.compare.rows import Row, read_rows, write_rows
+from oskt.compare.rows import Labels, Row, read_rows, write_rows
 from oskt.compare.scales import SCALES, Scale
 from oskt.compare.tables import TABLES, find_table
 from oskt.compare.workshop import Workshop
@@ -84,7 +82,7 @@ def run_table(
     cells = list(TABLES[name].cells(request))
     path = out / f"{name}.jsonl"
     found = {row.key: row for row in read_rows(path)}
-    left = [cell for cell in cells if _key(cell) not in found]
+    left = [cell for cell in cells if cell.key not in found]
     end = time.monotonic() + (math.inf if stop_after is None else stop_after)
     workshop = Workshop(out / "work", device, end)
     if dry_run:
@@ -128,12 +126,6 @@ def _scale(scale: str | Scale) -> Scale:
     return SCALES[scale]
 
 
-def _key(cell: Cell) -> str:
-    """Equal for cells of equal labels and equal settings."""
-    text = json.dumps({**asdict(cell), "curve": None}, sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _find(cell: Cell, workshop: Workshop) -> Row:
     """Make what a cell asks for, and score it."""
     part, own, curve = cell.part, Spent(0, 0.0), []
@@ -153,10 +145,9 @@ def _find(cell: Cell, workshop: Workshop) -> Row:
         teacher = part if isinstance(part, Teacher) else part.teacher
         data = [_title(workshop, teacher, part.data)]
     own_training = part if isinstance(part, Student) else None
-    labels = {name: value for name, value in vars(cell).items() if name not in ("part", "curve")}
+    labels: dict[str, Any] = {spec.name: getattr(cell, spec.name) for spec in fields(Labels)}
     return Row(
         **labels,
-        key=_key(cell),
         parameters=trained["parameters"],
         macs=trained["macs"],
         at_once=at_once and at_once["scores"],
