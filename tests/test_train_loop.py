@@ -15,7 +15,9 @@ from train_fakes import TinyData, TinyNet, objective, recipe, short_run
 
 import oskt.train.loop
 from oskt.train import Recipe, fit
+from oskt.train.average import WeightAverage
 from oskt.train.process import StopRequest, World, seed_step
+from oskt.train.teacher import SupervisedObjective
 from oskt.train.updater import Updater
 
 OPTIONS = {"tensorboard": False, "device": "cpu"}
@@ -325,3 +327,67 @@ def test_examples():
 
     assert doctest.testmod(oskt.train.loop).failed == 0
     assert doctest.testmod(oskt.train.process).failed == 0
+
+
+def test_what_is_kept_is_the_mean_of_the_last_weights(tmp_path):
+    """A memory of 0.4 * 10 steps; decays worked out by hand: min(3/4, n / (n + 10)), n from 0."""
+    seen, scored = [], []
+
+    class Watched(SupervisedObjective):
+        def forward(self, images, ids, progress):
+            seen.append(self.network.conv.weight.detach().clone())  # before its step
+            return super().forward(images, ids, progress)
+
+    def evaluate(network):
+        scored.append(network.conv.weight.detach().clone())
+        return {"mAP": 0.0}
+
+    changes = recipe(epochs=2, averaging=0.4)
+    torch.manual_seed(5)
+    trained = Watched(TinyNet(), changes)
+    plain = objective(epochs=2)
+    fit(plain, TinyData(), recipe(epochs=2), tmp_path / "plain", **OPTIONS)
+    fit(trained, TinyData(), changes, tmp_path / "mean", evaluate=evaluate, **OPTIONS)
+
+    weights = [*seen[1:], plain.network.conv.weight.detach()]
+    mean = torch.zeros_like(weights[0], dtype=torch.float64)
+    for n, after in enumerate(weights):
+        decay = min(3 / 4, n / (n + 10))
+        mean = decay * mean + (1 - decay) * after.double()
+    # Ten lerps of float32, each with three roundings of numbers below 1.
+    torch.testing.assert_close(trained.network.conv.weight.double(), mean, rtol=0, atol=30 * 2**-24)
+    assert torch.equal(scored[-1], trained.network.conv.weight)
+    assert not torch.equal(plain.network.bn.running_var, trained.network.bn.running_var)
+
+
+def test_a_mean_of_weights_survives_a_stop(tmp_path):
+    changes = recipe(averaging=0.3)
+
+    class Enough(Exception):
+        pass
+
+    def stops():
+        if next(count) > 7:
+            raise Enough
+
+    count = iter(range(1, 100))
+    whole, stopped, resumed = (objective(averaging=0.3) for _ in range(3))
+    fit(whole, TinyData(), changes, tmp_path / "whole", **OPTIONS)
+    every = {**OPTIONS, "save_every_steps": 1}
+    with pytest.raises(Enough):
+        fit(stopped, TinyData(before=stops), changes, tmp_path / "parts", **every)
+    fit(resumed, TinyData(), changes, tmp_path / "parts", resume=True, **every)
+    assert_same(resumed, whole)
+
+
+def test_showing_the_mean_changes_nothing():
+    network = TinyNet()
+    average = WeightAverage(network, memory=5)
+    for _ in range(3):
+        nn.init.normal_(network.conv.weight)
+        average.update()
+    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with average.shown():
+        assert not torch.equal(network.conv.weight, last["conv.weight"])
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, last[name])

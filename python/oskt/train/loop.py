@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oskt.files.checkpoint import provenance
+from oskt.train.average import WeightAverage
 from oskt.train.journal import Journal
 from oskt.train.process import StopRequest, World, seed_step
 from oskt.train.recipe import Recipe, learning_rate
@@ -127,7 +128,8 @@ def fit(
         "data": getattr(data, "fingerprint", ""),
         "world_size": world.size,
     }
-    state = StateFile(out / STATE, objective, updater, identity)
+    average = WeightAverage(objective, recipe.averaging * total)
+    state = StateFile(out / STATE, objective, updater, average, identity)
     rate = learning_rate(recipe, 0)
 
     def done() -> int:
@@ -172,6 +174,7 @@ def fit(
                 with updater.autocast():
                     loss, parts = objective(images, ids, done() / total)
                 updater.step(loss, rate)
+                average.update()
                 at.advance(loss, parts)
                 if at.step % report_every == 0:
                     report()
@@ -186,13 +189,15 @@ def fit(
             due = at.epoch % evaluate_every == 0 or done() >= last
             if evaluate and due and world.rank == 0:
                 save()  # a failing evaluation costs no training
-                at.metrics = _score(objective, evaluate)
+                with average.shown():
+                    at.metrics = _score(objective, evaluate)
             journal.epoch(at, at.metrics if due else {})
             if at.step == steps:
                 at.next_epoch()
             save()
             if end < steps:
                 break
+        average.keep()
         world.agree(objective)
         journal.write("end", **at.metrics)
     return at.metrics

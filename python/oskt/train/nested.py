@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -183,9 +182,9 @@ class NestedLadder(nn.Module):
         first: of the widest of several, see NestedModel.
 
     Attributes:
-        rate_factors: module -> its learning rate as a multiple of the recipe's, 1/sqrt(share of
-            the teacher's channels): what suits a narrow network unlearns what a wide one knows
-            (docs/lab/nested.md, section 18).
+        rate_factors: module -> its learning rate as a multiple of the recipe's, (share of the
+            teacher's channels)^-0.75: what suits a narrow network unlearns what a wide one knows
+            (docs/lab/nested.md, sections 18 and 25).
 
     Raises:
         ValueError: as NestedModel.
@@ -204,7 +203,7 @@ class NestedLadder(nn.Module):
         models.append(NestedModel(teacher, widest, random_widths=random_widths, **last))
         self.models = cast("Sequence[NestedModel]", nn.ModuleList(models))
         reach = [sum(chain.groups.values()) for chain in chains]
-        self.rate_factors = {m: math.sqrt(reach[-1] / n) for m, n in zip(models, reach)}
+        self.rate_factors = {m: (reach[-1] / n) ** 0.75 for m, n in zip(models, reach)}
 
     @property
     def teacher(self) -> nn.Module:

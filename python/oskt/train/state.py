@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oskt.files.checkpoint import write_atomic
+from oskt.train.average import WeightAverage
 from oskt.train.updater import Updater
 
 FORMAT = "oskt-training/1"
@@ -85,15 +86,22 @@ class StateFile:
         path: the file.
         objective: the module that is trained, losses with centers included.
         updater: its optimisers.
+        average: the mean of its weights.
         identity: JSON values that a resumed run must share ("recipe", "data", "world_size").
     """
 
     def __init__(
-        self, path: Path, objective: nn.Module, updater: Updater, identity: dict[str, Any]
+        self,
+        path: Path,
+        objective: nn.Module,
+        updater: Updater,
+        average: WeightAverage,
+        identity: dict[str, Any],
     ) -> None:
         self.path = path
         self.objective = objective
         self.updater = updater
+        self.average = average
         self.identity = identity
 
     def prepare(self) -> None:
@@ -105,7 +113,7 @@ class StateFile:
         write_atomic(self.path.with_name(".probe"), b"oskt")
         self.path.with_name(".probe").unlink()
         held = sum(tensor.nbytes for tensor in self.objective.state_dict().values())
-        needed = 2 * 3 * held  # weights and two moments; old and new file stand side by side
+        needed = 2 * 4 * held  # weights, mean, two moments; old and new file stand side by side
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise OSError(
@@ -133,13 +141,14 @@ class StateFile:
                 "position": position.to_dict(),
                 "objective": self.objective.state_dict(),
                 "updater": self.updater.state_dict(),
+                "average": self.average.state_dict(),
             },
             buffer,
         )
         write_atomic(self.path, buffer.getbuffer())
 
     def load(self) -> Position:
-        """Restore objective and updater, and say where the run stands.
+        """Restore objective, updater and average, and say where the run stands.
 
         Raises:
             ValueError: no training state, or one of another run; names the field that differs.
@@ -163,6 +172,7 @@ class StateFile:
         try:
             self.objective.load_state_dict(saved["objective"])
             self.updater.load_state_dict(saved["updater"])
+            self.average.load_state_dict(saved["average"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(
                 f"resume: the model must be the one of '{self.path}', got another: "
