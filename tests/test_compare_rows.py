@@ -102,10 +102,10 @@ def test_verdicts_say_what_holds_and_what_does_not():
     said = verdicts("sizes", ROWS)
     text = "\n".join(said)
     assert (
-        "Families of equal steps, within a tenth or the cheapest of ours, teacher and refinement "
-        "included (Nested, ours beside From scratch and KD): nested students at once against every "
-        "rival after its short training, at or above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)."
-        in text
+        "Families of equal steps, teacher and refinement included (a rival's beside the dearest of "
+        "ours that takes at most a tenth more, or the cheapest: Nested, ours beside From scratch "
+        "and KD): nested students at once against every rival after its short training, at or "
+        "above at 0 of 2 sizes: S3 −1.0 (KD), S5 −0.5 (KD)." in text
     )
     assert (
         "Nested, ours: students after their short training against the best rival after as "
@@ -121,9 +121,9 @@ def test_verdicts_say_what_holds_and_what_does_not():
         row("nested-3x", "S3", "long", 0, 0.74, 0.75),
         row("oskt-published", "S3", "long", 0, 0.1, 0.73),  # as dear as the one before
     ]
-    beside = "(Nested, ours beside KD; Nested, refined 3x beside OSKT, published)"
+    beside = "the cheapest: Nested, ours beside KD; Nested, refined 3x beside OSKT, published)"
     text = "\n".join(verdicts("sizes", ROWS + long))
-    assert f"the cheapest of ours, teacher and refinement included {beside}: " in text
+    assert f"a tenth more, or {beside}: " in text
     assert "long training, at or above at 0 of 1 sizes: S3 −0.5 (KD)." in text  # 71.0 and 71.5
     ablated = [
         row(method, "S1", "long", 0, start, end, variant=variant)

@@ -119,8 +119,8 @@ def sizes_table() -> str:
             for c in columns
         ]
         lines.append(f"| {names[method]} | " + " | ".join(cells) + " |")
-    spreads = [score.deviation or 0.0 for line in by_budget["long"].lines
-               for score in line.scores.values()]  # fmt: skip
+    spreads = [score.deviation for line in by_budget["long"].lines
+               for score in line.scores.values() if score.deviation is not None]  # fmt: skip
     spent = {(c.budget, c.method): c for c in costs(rows)}
     refinement = spent[AT_ONCE, "nested"].refinement
     alone = [m for b, m in spent if b == "long" and m not in (*ours, "oskt-published")]
@@ -153,7 +153,9 @@ def _rates(rows: list[Any]) -> str:
 
 def _weighs(said: str) -> bool:
     """What README says beside the table: who is ahead, and what it took; sizes.md says all."""
-    return said.startswith("Families of equal") or "long training" in said
+    return (
+        said.startswith("Families of equal") or "students after" in said or "long training" in said
+    )
 
 
 def keep_compare(folders: list[Path]) -> None:
@@ -177,8 +179,11 @@ def keep_compare(folders: list[Path]) -> None:
         if not rows:
             continue
         rows.sort(key=lambda row: (row.seed, places[row.method]))  # else in the order of folders
-        first = rows[0].seed  # one run draws curves of its first seed; several runs each had one
-        rows = [row if row.seed == first else replace(row, curve=[]) for row in rows]
+        # One run draws curves of its first seed; of several runs each had one.
+        drawn = {row.method: row.seed for row in reversed(rows) if row.curve}
+        rows = [
+            row if row.seed == drawn.get(row.method) else replace(row, curve=[]) for row in rows
+        ]
         write_rows(COMPARE / f"{table}.jsonl", rows)
         write_report(COMPARE, table).unlink()  # the page is large; its text stays
         if table == "sizes":

@@ -84,11 +84,12 @@ def _at_equal_cost(rows: Sequence[Row]) -> list[str]:
                 if size in mine and size != FULL_WIDTH:
                     margin = (round(mine[size] - score, 1), TITLES[rival.method])
                     margins[size] = min(margins.get(size, margin), margin)
+        beside = "; ".join(f"{mine} beside {_listed(theirs)}" for mine, theirs in pairs.items())
         sentences.append(
-            f"Families of equal {'steps' if unit == 'steps' else 'time'}, within a tenth or the "
-            "cheapest of ours, teacher and refinement included ("
-            f"{'; '.join(f'{a} beside {_listed(b)}' for a, b in pairs.items())}): nested students "
-            f"at once against every rival after its {budget} training, {_held(margins)}."
+            f"Families of equal {'steps' if unit == 'steps' else 'time'}, teacher and refinement "
+            "included (a rival's beside the dearest of ours that takes at most a tenth more, or "
+            f"the cheapest: {beside}): nested students at once against every rival after its "
+            f"{budget} training, {_held(margins)}."
         )
     return sentences
 
