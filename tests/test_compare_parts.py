@@ -1,5 +1,7 @@
 """What tables are made of: cells, parts, digests, sizes, refusals; and the digits."""
 
+import os
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from compare_scale import tiny
 
 from oskt.compare import SCALES, SIZES, TABLES, Request, Size
 from oskt.compare.digits import Digits
-from oskt.compare.parts import Chain, Student, Teacher, digest, folder_name, trained_parts
+from oskt.compare.parts import Chain, Data, Student, Teacher, digest, folder_name, trained_parts
 from oskt.compare.runner import run_table
 from oskt.compare.scales import stretched
 from oskt.compare.tables import find_table
@@ -197,10 +199,15 @@ def test_a_new_field_of_a_recipe_redoes_nothing():
 
 def test_real_data_take_the_place_of_drawn_worlds():
     found = cells("cross", seeds=[0], sizes=["S1"], data={"source": "M", "target": "C?val=in"})
-    assert {c.scenario for c in found} == {"source -> target"}
-    assert found[-1].part.data.root == "C?val=in"
-    assert found[-1].part.start.teacher.data.root == "M"
-    assert {c.scenario for c in cells("sizes", data={"source": "M"})} == {"source"}
+    source, target = found[-1].part.start.teacher.data, found[-1].part.data
+    assert {c.scenario for c in found} == {f"{source.name} -> {target.name}"}
+    assert re.fullmatch("M #[0-9a-f]{4}", source.name)
+    assert re.fullmatch(r"C\?val=in #[0-9a-f]{4}", target.name)
+    assert (source.root, target.root) == (os.path.abspath("M"), os.path.abspath("C?val=in"))
+    assert {c.scenario for c in cells("sizes", data={"source": "M"})} == {source.name}
+    assert Data.at("./M") == source
+    assert Data.at("other/M").name != source.name
+    assert not set("/ ?&#").intersection(folder_name(target) + folder_name(found[-1].part))
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -189,6 +189,14 @@ def test_verdicts_say_what_holds_and_what_does_not():
         verdicts("11", ROWS)
 
 
+def test_scenarios_are_judged_one_by_one():
+    other = [replace(r, scenario="market", trained=r.trained and {"mAP": 0.1}) for r in ROWS]
+    apart = [
+        [f"{rows[0].scenario}: {s}" for s in verdicts("sizes", rows)] for rows in (ROWS, other)
+    ]
+    assert verdicts("sizes", ROWS + other) == apart[0] + apart[1]
+
+
 def test_markdown_names_data_and_machine():
     rows = [replace(r, data=["drawn pedestrians, world plain"], machine="m", commit="c", threads=2)
             for r in ROWS]  # fmt: skip

@@ -18,7 +18,7 @@ from oskt.compare import SCALES, TABLES, Request, read_rows, run_table
 from oskt.compare.logs import curve, spent
 from oskt.compare.rows import write_rows
 from oskt.compare.workshop import Workshop
-from oskt.data import loader
+from oskt.data import loader, make_pedestrians
 from oskt.evaluation import evaluate
 from oskt.models import ResNet
 from oskt.report import read_log
@@ -335,3 +335,42 @@ def test_a_chain_goes_on_on_the_students_data(tmp_path):
         assert row.trained is not None
     (chain,) = (tmp_path / "work").glob("moved-0.125-a-to-b-s0-*")
     assert (chain / "teacher.safetensors").is_file()
+
+
+def test_tables_of_real_data_share_a_folder(tmp_path, monkeypatch):
+    """Interrupted, gone on with, and run for another pair, whose data have the same folder name."""
+    here, there = (
+        make_pedestrians(tmp_path / place / "market", world=world, **tiny().data, progress=False)
+        for place, world in (("here", "a"), ("there", "b"))
+    )
+    out = tmp_path / "out"
+    batches, calls = loader.ReIDLoader._batch, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return batches(*arguments)
+
+    def run(source, target):
+        asked = {**QUIET, "methods": ["nested"], "sizes": ["S1"], "seeds": [0]}
+        data = {"source": str(source), "target": str(target)}
+        assert run_table("cross", out, scale=tiny(), data=data, **asked)
+        return read_rows(out / "cross.jsonl")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loader.ReIDLoader, "_batch", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="Run the same command to go on"):
+            run(here, there)
+    assert len(list((out / "work").glob("*/state.pt"))) == 1  # inside the teacher's training
+    (first,) = run(here, there)
+    assert re.fullmatch("market #.{4} -> market #.{4}", first.scenario)
+    assert 0 < first.at_once["mAP"] <= 1
+    assert 0 < first.trained["mAP"] <= 1
+    assert run(here, f"{there}?few_shot=0.5,seed=1")[0] == first
+    rows = run(there, here)
+    assert [row.settings["data"]["root"] for row in rows] == [
+        str(there), f"{there}?few_shot=0.5,seed=1", str(here)
+    ]  # fmt: skip
+    assert run(here, there) == rows
+    assert len(list((out / "work").glob("teacher-*"))) == 2  # of two sources

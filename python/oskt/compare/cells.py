@@ -92,7 +92,7 @@ class Request:
                 "compare: data must name the source alone in this table, got a target. "
                 "Leave it out, or take a table in two scenarios: cross, few-shot."
             )
-        return self._real("source") if self.data else self.world("plain")
+        return Data.at(self.data["source"]) if self.data else self.world("plain")
 
     def transfers(self) -> list[tuple[Data, Data]]:
         """(source, target) of every transfer."""
@@ -102,11 +102,8 @@ class Request:
                     f"compare: data must name source and target, got {', '.join(self.data)}. "
                     "Give --data source=PATH --data target=PATH."
                 )
-            return [(self._real("source"), self._real("target"))]
+            return [(Data.at(self.data["source"]), Data.at(self.data["target"]))]
         return [(self.world(a), self.world(b)) for a, b in (("a", "b"), ("a", "c"), ("b", "c"))]
-
-    def _real(self, name: str) -> Data:
-        return Data(name, root=self.data[name])
 
 
 def family(

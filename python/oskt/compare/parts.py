@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from oskt.compare.scales import Size
@@ -22,8 +25,8 @@ class Data:
     """A data set.
 
     Args:
-        name: a drawn world, "digits", or what `--data` calls a real one.
-        root: the real one, in the notation of `oskt.data.read_data`; "" draws the world.
+        name: a drawn world, "digits", or what `at` calls a real one.
+        root: of a real one, in the notation of `oskt.data.read_data`; "" draws the world.
         options: of `make_pedestrians`, for a drawn world.
         few_shot: (ratio, seed) of the training identities kept; None keeps all.
     """
@@ -32,6 +35,20 @@ class Data:
     root: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     few_shot: tuple[float, int] | None = None
+
+    @staticmethod
+    def at(root: str) -> Data:
+        """A real data set, called by the last piece of its notation: folder and options.
+
+        Digits of the whole notation keep apart sets of one name in different places.
+
+        Example:
+            >>> Data.at("/data/CUHK03-NP?variant=detected").name
+            'CUHK03-NP?variant=detected #45bd'
+        """
+        whole = os.path.abspath(root)
+        digits = hashlib.sha256(whole.encode()).hexdigest()[:4]
+        return Data(f"{Path(whole).name} #{digits}", whole)
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,7 @@ def folder_name(part: Part) -> str:
             words = ["student", start.how, *told, start.size.label, part.data.name]
             if part.recipe is not None:
                 words += [f"{part.recipe.epochs}ep", _seed(part.recipe)]
-    return "-".join([*words, digest(part)]).replace("/", "_").replace(" ", "_")
+    return re.sub("[/ ?&#]+", "_", "-".join([*words, digest(part)]))
 
 
 def _seed(recipe: Recipe) -> str:

@@ -43,12 +43,11 @@ def pictures(rows: Sequence[Row], grids: Sequence[Grid]) -> list[str]:
             if after:
                 caption = f"At once, and after the {last.budget} training ({scenario})."
                 parts.append(figure(partial(before_after, before, after, sizes, scores), caption))
-    drawn = [row for row in best_rates(rows) if row.curve]
-    curves = [_curve(row) for row in drawn]
-    if curves:
-        sizes = list(dict.fromkeys(row.size for row in drawn))
-        caption = f"The long training of {', '.join(sizes)} on its way, first seed."
-        parts.append(figure(partial(convergence, curves, scores), caption))
+        drawn = [row for row in best_rates(rows) if row.curve and row.scenario == scenario]
+        if drawn:
+            named = ", ".join(dict.fromkeys(row.size for row in drawn))
+            caption = f"The long training of {named} on its way, first seed ({scenario})."
+            parts.append(figure(partial(convergence, list(map(_curve, drawn)), scores), caption))
     return [section("Pictures", "Up and to the left is better.", "".join(parts))] if parts else []
 
 

@@ -18,7 +18,8 @@ class Labels:
 
     Args:
         table: key of TABLES.
-        scenario: name of the data, "a -> b" where teacher and student have different ones.
+        scenario: name of the data (see parts.Data), "a -> b" where teacher and student have
+            different ones.
         variant: what the table varies beside method and size; "" if nothing.
         method: key of METHODS, or "teacher".
         size: label of a Size, or FULL_WIDTH.

@@ -21,6 +21,14 @@ EQUAL = 1.1
 
 def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
     """Sentences, each with its numbers; [] where a table asks nothing or too little is known."""
+    if table in ("cross", "few-shot", "depth"):
+        return _margins(rows, "variant" if table == "few-shot" else "size")
+    scenarios = dict.fromkeys(row.scenario for row in rows)
+    if len(scenarios) > 1:  # methods are compared within each
+        return [
+            f"{scenario}: {sentence}" for scenario in scenarios
+            for sentence in verdicts(table, [row for row in rows if row.scenario == scenario])
+        ]  # fmt: skip
     if table in ("sizes", "digits"):
         kept = _kept(rows) if table == "sizes" else []
         return [*_at_equal_cost(rows), *_trained(rows), *_times(rows), *kept, *_teachers(rows)]
@@ -32,8 +40,6 @@ def verdicts(table: str, rows: Sequence[Row]) -> list[str]:
         return _three(rows)
     if table == "metric":
         return _metrics(rows)
-    if table in ("cross", "few-shot", "depth"):
-        return _margins(rows, "variant" if table == "few-shot" else "size")
     raise ValueError(f"verdicts: table must be one of `tables.TABLES`, got {table!r}.")
 
 
