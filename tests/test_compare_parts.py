@@ -173,6 +173,16 @@ def test_the_other_tables_vary_what_they_name():
     assert {(r.triplet, r.flip, r.height, r.width) for r in recipes} == {("none", 0.0, 32, 32)}
 
 
+def test_scales_are_told_apart():
+    found = {name: cells("cross", scale=scale) for name, scale in SCALES.items()}
+    assert {c.scenario for c in found["laptop"]} == {"a -> b", "a -> c", "b -> c"}
+    assert {c.scenario for c in found["full"]} == {
+        f"{s}, full scale" for s in ("a -> b", "a -> c", "b -> c")
+    }
+    labels = [{c.labels for c in one} for one in found.values()]
+    assert not labels[0] & labels[1]
+
+
 def test_equal_work_has_one_folder_and_changed_settings_another():
     one, two = (cells(t, seeds=[0], sizes=["S1"], methods=["nested"]) for t in ("sizes", "chains"))
     shared = {folder_name(c.part) for c in one} & {folder_name(c.part) for c in two}

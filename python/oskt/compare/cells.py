@@ -134,7 +134,8 @@ def family(
         teacher: score the teacher, too, as this variant.
         refined: score what every refinement makes of the teacher, too.
     """
-    scenario = source.name if source == target else f"{source.name} -> {target.name}"
+    data = source.name if source == target else f"{source.name} -> {target.name}"
+    scenario = ", ".join(filter(None, (data, scale.name)))
     if teacher is not None:
         whole = Teacher(source, scale.network, replace(scale.teacher, seed=seed))
         yield Cell(table, scenario, teacher, "teacher", FULL_WIDTH, "", seed, part=whole)

@@ -19,7 +19,7 @@ class Labels:
     Args:
         table: key of TABLES.
         scenario: name of the data (see parts.Data), "a -> b" where teacher and student have
-            different ones.
+            different ones; and of the scale, unless it is the laptop's.
         variant: what the table varies beside method and size; "" if nothing.
         method: key of METHODS, or "teacher".
         size: label of a Size, or FULL_WIDTH.

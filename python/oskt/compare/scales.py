@@ -76,6 +76,7 @@ class Scale:
         further: where nested chains beside the narrowest begin.
         seeds: how many, from 0 on; few-shot tables take five.
         networks: table "depth": name -> what this network replaces of the scale.
+        name: said in scenarios, so that seeds of two scales are not averaged; "" says nothing.
     """
 
     data: Mapping[str, Any]
@@ -89,6 +90,7 @@ class Scale:
     equal_time: float = 1.15
     further: tuple[float, ...] = (1 / 4, 1 / 2)
     seeds: int = 3
+    name: str = ""
 
     def of(self, network: str) -> Scale:
         """This scale with another of its networks."""
@@ -188,5 +190,6 @@ SCALES = {
         student=replace(RECIPES["paper-student"], epochs=30, steps=(20,)),
         rates=(1e-3, 3.5e-4),
         networks={**_depths(64), "ViT-S": _VIT_S},
+        name="full scale",
     ),
 }  # fmt: skip
