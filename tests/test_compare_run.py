@@ -1,6 +1,7 @@
 """Tables from end to end: made once, kept, gone on with, reported."""
 
 import json
+import platform
 import re
 import signal
 from dataclasses import replace
@@ -20,6 +21,7 @@ from oskt.compare.rows import write_rows
 from oskt.compare.workshop import Workshop
 from oskt.data import loader, make_pedestrians
 from oskt.evaluation import evaluate
+from oskt.machine import device_name
 from oskt.models import ResNet
 from oskt.report import read_log
 from oskt.task import ReIDData
@@ -55,6 +57,7 @@ def test_a_table_has_a_row_for_every_cell(made):
         assert row.scenario == "plain"
         assert row.commit == rows[0].commit
         assert row.threads == torch.get_num_threads()
+        assert re.fullmatch(r".{4,}, \d+ cores", row.machine)
         assert row.parameters > 0 < row.macs
         steps = {"short": 4, "long": 24, "": 0}[row.budget]  # 8 ids x 4 images / batches of 8
         assert row.steps == steps
@@ -374,3 +377,16 @@ def test_tables_of_real_data_share_a_folder(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert run(here, there) == rows
     assert len(list((out / "work").glob("teacher-*"))) == 2  # of two sources
+
+
+def test_a_machine_is_called_by_its_processor(tmp_path, monkeypatch):
+    cpu, cpuinfo = torch.device("cpu"), tmp_path / "cpuinfo"
+    monkeypatch.setattr(oskt.machine, "Path", lambda _: cpuinfo)
+    kind = platform.processor() or platform.machine()
+    assert device_name(cpu) == kind  # no such file
+    cpuinfo.write_text("model\t\t: 85\nmodel name\t: Fast CPU @ 3 GHz\nmodel name\t: Other\n")
+    assert device_name(cpu) == "Fast CPU @ 3 GHz"
+    cpuinfo.write_text("model name\t:\nstepping\t: 3\n")
+    assert device_name(cpu) == kind
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    assert device_name(torch.device("cuda:1")) == "card 1"

@@ -6,7 +6,6 @@ import datetime
 import importlib.util
 import math
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -36,7 +35,9 @@ from oskt.compare.scales import SCALES, Scale
 from oskt.compare.tables import TABLES, find_table
 from oskt.compare.workshop import Workshop
 from oskt.files.checkpoint import provenance
+from oskt.machine import device_name
 from oskt.report.duration import duration_text
+from oskt.train import World
 
 
 def run_table(
@@ -182,9 +183,9 @@ def _title(workshop: Workshop, teacher: Teacher, data: Data) -> str:
 
 
 def _machine(device: str | None) -> str:
-    if torch.cuda.is_available() and device != "cpu":
-        return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    place = World.from_environment(device).device
+    cores = f", {os.cpu_count()} cores" if place.type == "cpu" else ""
+    return device_name(place) + cores
 
 
 def _line(row: Row, number: int, total: int, seconds: float) -> str:

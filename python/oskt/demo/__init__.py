@@ -8,7 +8,6 @@ leaves its files; run again, the demo goes on where it stopped.
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from oskt.demo.scales import SCALES, Scale
 from oskt.evaluation import Evaluation
 from oskt.evaluation.rankings import ranking_lists, spread_queries
 from oskt.files.checkpoint import file_hash, load_state, provenance
+from oskt.machine import device_name
 from oskt.report import Group, ReportData, ResultRow, rankings, read_log, samples, write_report
 from oskt.task import ReIDData, example_images
 from oskt.train import (
@@ -343,7 +343,7 @@ class _Demo:
             f"similarity {scale.nested.similarity}, anchor {scale.nested.anchor}",
             "Published chain": f"width {scale.chain_widths[0]}, alpha {scale.published.alpha}, "
             f"distillation {scale.published.distill} (ours)",
-            "Machine": f"{platform.processor() or platform.machine()}, "
+            "Machine": f"{device_name(self.data.world.device)}, "
             f"{torch.get_num_threads()} threads, {self.data.world.device}",
             "Versions": provenance()["versions"],
             "Wall time, s": {name: round(s, 1) for name, s in self.present.seconds.items()},

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from oskt.machine import device_name
+
 if TYPE_CHECKING:
     from oskt.chain import WeightChain
 
@@ -95,8 +97,7 @@ def measure(network: nn.Module, images: Tensor) -> Latency:
         times = _times(once)
     return Latency.of(
         times, images, f"torch {torch.__version__}",
-        torch.cuda.get_device_name(images.device) if cuda else _processor(),
-        0 if cuda else torch.get_num_threads(),
+        device_name(images.device), 0 if cuda else torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def measure_onnx(network: nn.Module, images: Tensor) -> Latency:
     pixels = images.cpu().float().numpy()
     return Latency.of(
         _times(lambda: run(pixels)), images, f"onnxruntime {onnxruntime.__version__}",
-        _processor(), torch.get_num_threads(),
+        device_name(torch.device("cpu")), torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -194,13 +195,3 @@ class Meter:
             student = self.chain.student(widths=widths).to(self.images.device)
             self.results[key] = self.timed(student, self.images)
         return self.results[key]
-
-
-def _processor() -> str:
-    """The CPU's name where the system says it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    except OSError:
-        names = []
-    return names[0] if names else "CPU"
