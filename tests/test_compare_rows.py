@@ -205,6 +205,10 @@ def test_markdown_names_data_and_machine():
     assert "Machine: m, 2 threads." in text
     assert "| From scratch | 62.0 ± 2.8 / 31.0 |" in text
     assert "mean ± standard deviation over seeds 0, 1" in text
+    assert "Trained at" not in text  # older rows do not know
+    shared = [{**part, "commit": "t"} for part in rows[0].shared]
+    text = markdown("sizes", [replace(r, trained_at="s", shared=shared) for r in rows])
+    assert "Commit: c.\nTrained at: t; s." in text
 
 
 def test_rows_come_back_and_the_last_of_equal_labels_stands(tmp_path):

@@ -56,6 +56,8 @@ def test_a_table_has_a_row_for_every_cell(made):
         assert (row.at_once is None) == (row.method == "scratch" or row.size == "full")
         assert row.scenario == "plain"
         assert row.commit == rows[0].commit
+        assert row.trained_at == (row.commit if row.steps else "")
+        assert all(part["commit"] == row.commit for part in row.shared)
         assert row.threads == torch.get_num_threads()
         assert re.fullmatch(r".{4,}, \d+ cores", row.machine)
         assert row.parameters > 0 < row.macs
@@ -271,10 +273,11 @@ def test_time_and_scores_are_read_from_a_log(tmp_path):
         return {"kind": "step", "epoch": epoch, "step": step, "images_per_s": images_per_s}
 
     records = [
-        {"kind": "start"},
+        {"kind": "start", "commit": "first"},
         step(1, 4, 16.0),  # 4 steps of 8 images: 2 s
         {"kind": "epoch", "epoch": 1, "scored/mAP": 0.25, "scored/seconds": 1.5},
         step(2, 2, 8.0),  # 2 s, the evaluation's 1.5 s among them
+        {"kind": "start", "commit": "second"},  # gone on with
         step(2, 4, 16.0),  # 1 s
         {"kind": "epoch", "epoch": 2, "scored/mAP": 0.5, "scored/seconds": 9.0},  # after the end
         {"kind": "end"},
@@ -283,6 +286,7 @@ def test_time_and_scores_are_read_from_a_log(tmp_path):
     found = spent(tmp_path, SCALE.student)
     assert found.steps == 8
     assert found.seconds == 2 + (2 - 1.5) + 1
+    assert found.commit == "first, second"
     assert curve(tmp_path) == [[4, 0.25], [8, 0.5]]
 
 

@@ -1,4 +1,4 @@
-"""What the log of a finished training says: steps, seconds, scores on the way."""
+"""What the log of a finished training says: steps, seconds, commit, scores on the way."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ SCORED = "scored/"  # before what an evaluation on the way found, and the second
 
 @dataclass(frozen=True)
 class Spent:
-    """Optimiser steps of a training and the seconds that they took, evaluations left out."""
+    """What a training took.
 
-    steps: int
-    seconds: float
+    Args:
+        steps: of the optimiser.
+        seconds: that they took, evaluations left out.
+        commit: of oskt, when it ran; with commas between where it went on at another.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    commit: str = ""
 
 
 def spent(folder: Path, recipe: Recipe) -> Spent:
@@ -41,7 +48,8 @@ def spent(folder: Path, recipe: Recipe) -> Spent:
             seconds += new * images / max(record["images_per_s"], 0.05)
         elif record["kind"] == "epoch" and number < last:
             seconds -= record.get(f"{SCORED}seconds", 0.0)
-    return Spent(steps, seconds)
+    commits = dict.fromkeys(r.get("commit", "") for r in records if r["kind"] == "start")
+    return Spent(steps, seconds, ", ".join(filter(None, commits)))
 
 
 def curve(folder: Path) -> list[list[float]]:

@@ -115,6 +115,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
     second = "" if scores == "accuracy" else " / rank-1"
     seeds = sorted({row.seed for row in rows})
     rates = sorted({row.rate for row in rows if row.rate})
+    trained_at = all_of(commit for row in rows for commit in _trained_at(row))
     at_once = "norm statistics measured on 512 training images without labels"
     if any(row.method == "oskt-published" for row in rows):
         at_once += "; the published start has none, as in its code, and a fresh head"
@@ -127,8 +128,14 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
         "Data": all_of(title for row in rows for title in row.data),
         "Machine": all_of(f"{row.machine}, {row.threads} threads" for row in rows),
         "Commit": all_of(row.commit for row in rows),
+        **({"Trained at": trained_at} if trained_at else {}),
         "Dates": f"{min(r.date for r in rows)[:10]} to {max(r.date for r in rows)[:10]}",
     }
+
+
+def _trained_at(row: Row) -> list[str]:
+    """The commits of all trainings behind a row, where it knows them."""
+    return [*(part.get("commit", "") for part in row.shared), row.trained_at]
 
 
 def _rates_text(rates: Sequence[float]) -> str:

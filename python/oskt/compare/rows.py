@@ -57,12 +57,13 @@ class Row(Labels):
             its own; None where a student starts from random numbers.
         trained: the same after it; of a "full" cell the scores of that network; None if none is.
         steps, seconds: spent on this size alone.
-        shared: trainings that the sizes of the family share: {"name", "kind", "steps", "seconds"},
-            kind "teacher" or "refinement".
+        trained_at: commits at which it was trained, which may be earlier ones than `commit`.
+        shared: trainings that the sizes of the family share: {"name", "kind", "steps", "seconds",
+            "commit"}, kind "teacher" or "refinement".
         curve: (step, score) pairs of the student's training, where it was scored on its way.
         data: what the data sets of source and target are called.
         settings: the part behind the cell; recipes by what differs from their defaults.
-        commit, machine, threads, date: where and when it was found.
+        commit, machine, threads, date: where and when it was found, that is scored.
     """
 
     parameters: int
@@ -71,6 +72,7 @@ class Row(Labels):
     trained: dict[str, float] | None
     steps: int = 0
     seconds: float = 0.0
+    trained_at: str = ""
     shared: list[dict[str, Any]] = field(default_factory=list)
     curve: list[list[float]] = field(default_factory=list)
     data: list[str] = field(default_factory=list)

@@ -129,7 +129,7 @@ def _scale(scale: str | Scale) -> Scale:
 
 def _find(cell: Cell, workshop: Workshop) -> Row:
     """Make what a cell asks for, and score it."""
-    part, own, curve = cell.part, Spent(0, 0.0), []
+    part, own, curve = cell.part, Spent(), []
     at_once = None
     if isinstance(part, Student):
         if part.start.knows:
@@ -155,6 +155,7 @@ def _find(cell: Cell, workshop: Workshop) -> Row:
         trained=trained["scores"],
         steps=own.steps,
         seconds=round(own.seconds, 2),
+        trained_at=own.commit,
         shared=[_shared(one, workshop) for one in trained_parts(part) if one is not own_training],
         curve=curve,
         data=list(dict.fromkeys(data)),
@@ -172,7 +173,7 @@ def _shared(part: Trained, workshop: Workshop) -> dict[str, Any]:
     kind = "refinement" if isinstance(part, AnyChain) else "teacher"
     return {
         "name": folder_name(part), "kind": kind, "steps": spent.steps,
-        "seconds": round(spent.seconds, 2),
+        "seconds": round(spent.seconds, 2), "commit": spent.commit,
     }  # fmt: skip
 
 
