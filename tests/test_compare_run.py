@@ -23,6 +23,7 @@ from oskt.data import loader, make_pedestrians
 from oskt.evaluation import evaluate
 from oskt.machine import device_name
 from oskt.models import ResNet
+from oskt.norms import WeightedNorm
 from oskt.report import read_log
 from oskt.task import ReIDData
 
@@ -318,6 +319,17 @@ def test_a_transformer_takes_the_same_table(tmp_path):
     assert student.parameters < teacher.parameters / 2
     assert 0 < student.at_once["mAP"] <= 1
     assert 0 < student.trained["mAP"] <= 1
+
+
+def test_exact_students_of_a_transformer_are_trained(tmp_path):
+    """Their norms weigh channels: such a student is trained, kept and scored as any other."""
+    asked = {**QUIET, "methods": ["oskt"], "variants": ["ViT, Euclidean"], "sizes": ["S6"]}
+    assert run_table("metric", tmp_path, scale=tiny(), **asked)
+    (row,) = read_rows(tmp_path / "metric.jsonl")
+    assert 0 < row.at_once["mAP"] <= 1
+    (path,) = (tmp_path / "work").glob("student-*/student.safetensors")
+    model, _ = students.load_model(path)
+    assert any(isinstance(module, WeightedNorm) for module in model.modules())
 
 
 def test_few_identities_make_smaller_batches(tmp_path):
