@@ -168,7 +168,8 @@ class RefineRecipe(Recipe):
         OSKT, arXiv 2511.06016: L = L_ReID(teacher) + L_ReID(S-Student) + alpha * L_refine.
         Differences: `distill`, `similarity` and `anchor` are ours; 0 leaves them out. A nested
         chain has one set of weights and so no refining loss; it is trained at several widths a step
-        (universally slimmable networks, Yu & Huang 2019), distilled from the full width.
+        (universally slimmable networks, Yu & Huang 2019), distilled from the full width or, with
+        an anchor, from the teacher as it was.
 
     Example:
         >>> RefineRecipe(alpha=0.05).refining_scale(progress=0.5)
