@@ -335,6 +335,12 @@ def test_help_shows_the_values_of_the_usual_preset(monkeypatch):
     assert "(200)" in lines["--epochs"]
     assert "(40,70,130)" in lines["--steps"]
     assert "paper-refine" not in output
+    assert "paper-teacher, of transformers paper-vit-teacher)" in output
+    monkeypatch.setenv("COLUMNS", "400")
+    assert (
+        "(paper-refine, of transformers paper-vit-refine; nested with --chain nested, of "
+        "transformers nested-vit)" in run("refine", "--help")
+    )
 
 
 def test_more_bad_input(work, tmp_path):

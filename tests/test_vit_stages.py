@@ -13,6 +13,7 @@ from oskt import students
 from oskt.chain import ChainLadder, WeightChain
 from oskt.files.checkpoint import load_state
 from oskt.models.vit import widths
+from oskt.train import RECIPES
 
 SMALL = ["--identities", "4", "--instances", "2", "--height", "32", "--width", "16", "--pad", "1",
          "--warmup-epochs", "0", "--device", "cpu", "--workers", "0"]  # fmt: skip
@@ -35,12 +36,20 @@ def work(tmp_path_factory):
     return folder
 
 
+def as_preset(meta, name):
+    """Whether a file was trained by a preset, but for what the tests make small."""
+    small = {flag.strip("-").replace("-", "_") for flag in SMALL if str(flag).startswith("--")}
+    preset = RECIPES[name].to_dict()
+    return {
+        field for field, value in meta["recipe"].items() if value != preset.get(field)
+    } <= small | {"epochs"}
+
+
 def refine(folder, kind):
     out = folder / kind
     if not out.is_dir():
-        recipe = {"oskt": ["--recipe", "paper-vit-refine"], "nested": ["--steps", ""]}[kind]
         run(
-            "refine", "--data", folder / "data", "--out", out, "--chain", kind, *recipe,
+            "refine", "--data", folder / "data", "--out", out, "--chain", kind,
             "--teacher", folder / "teacher" / "teacher.safetensors", "--chain-width", "0.5",
             "--epochs", "2", "--evaluate-every", "1", *SMALL,
         )  # fmt: skip
@@ -50,7 +59,7 @@ def refine(folder, kind):
 def test_the_teacher_knows_its_recipe_and_its_image(work):
     _, meta = load_state(work / "teacher" / "teacher.safetensors")
     assert (meta["spec"]["family"], meta["spec"]["image"]) == ("vit", [32, 16])
-    assert (meta["recipe"]["optimizer"], meta["recipe"]["triplet"]) == ("sgd", "soft")
+    assert as_preset(meta, "paper-vit-teacher")
     model, _ = students.load_model(work / "teacher" / "teacher.safetensors")
     assert model.blocks[1].drop == pytest.approx(0.1)
     assert model(torch.zeros(2, 3, 32, 16)).shape == (2, 24)
@@ -58,7 +67,7 @@ def test_the_teacher_knows_its_recipe_and_its_image(work):
 
 def test_a_transformer_has_a_ladder_of_nested_chains_unless_told_otherwise(work, tmp_path):
     run(
-        "refine", "--data", work / "data", "--out", tmp_path, "--chain", "nested", "--steps", "",
+        "refine", "--data", work / "data", "--out", tmp_path, "--chain", "nested",
         "--teacher", work / "teacher" / "teacher.safetensors", "--epochs", "1", *SMALL,
     )  # fmt: skip
     ladder = ChainLadder.load(tmp_path / "chain.safetensors")
@@ -73,6 +82,7 @@ def test_students_of_every_command(work, tmp_path, kind):
     assert any("teacher/mAP" in r and "student/mAP" in r for r in records)
     chain = WeightChain.load(path)
     assert chain.kind == kind
+    assert as_preset(chain.meta, {"oskt": "paper-vit-refine", "nested": "nested-vit"}[kind])
     assert chain.widths["patch_embed.proj"] == 6
     frozen = {name for name, group in chain.coupling.groups.items() if group.frozen}
     assert frozen == {"classifier", "patch_embed.proj.columns"}
@@ -83,13 +93,29 @@ def test_students_of_every_command(work, tmp_path, kind):
     )  # fmt: skip
     run(
         "finetune", "--data", work / "data", "--out", tmp_path / "tuned", "--epochs", 1,
-        "--student", tmp_path / "s.safetensors", "--recipe", "paper-vit-student", *SMALL,
+        "--student", tmp_path / "s.safetensors", *SMALL,
     )  # fmt: skip
     tuned = tmp_path / "tuned" / "student.safetensors"
     model, meta = students.load_model(tuned)
+    assert as_preset(meta, "paper-vit-student")
     assert meta["widths"] == widths(9, 2) | dict.fromkeys(HEADS, 8)  # two heads of 4 channels
     assert model.norm.weight.shape == (9,)
     assert "mAP:" in run("evaluate", tuned, "--data", work / "data", "--device", "cpu")
+
+
+def test_recipes_follow_the_network_unless_one_is_chosen(work, tmp_path):
+    run(
+        "refine", "--data", work / "data", "--out", tmp_path / "on", "--chain", "nested",
+        "--from-chain", refine(work, "nested"), "--epochs", "1", *SMALL,
+    )  # fmt: skip
+    assert as_preset(WeightChain.load(tmp_path / "on" / "chain.safetensors").meta, "nested-vit")
+    run(
+        "finetune", "--data", work / "data", "--out", tmp_path / "chosen", "--epochs", 1,
+        "--student", work / "teacher" / "teacher.safetensors", "--recipe", "bot", "--steps", "",
+        *SMALL,
+    )  # fmt: skip
+    _, meta = load_state(tmp_path / "chosen" / "student.safetensors")
+    assert (meta["recipe"]["optimizer"], meta["recipe"]["triplet"]) == ("adam", "hard")
 
 
 def test_a_nested_chain_at_full_width_is_its_teacher(work):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
 from oskt.train import RECIPES, Recipe
-from oskt.train.recipe import flag
+from oskt.train.recipe import FOR_FAMILY, flag
 from oskt.widths import presets
 
 Number = TypeVar("Number", int, float)
@@ -58,16 +58,16 @@ class SizeOptions:
 
 
 def training_flags(
-    preset: str, **instead: dict[str, str]
+    preset: str, family: Callable[[Mapping[str, Any]], str], **instead: dict[str, str]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a command's `recipe` and `run` parameters by flags that fill them.
 
     `--recipe NAME` starts from a preset, one flag per field changes it; `run` gets RunOptions.
 
     Args:
-        preset: the RECIPES entry that `--recipe` starts from when it is not given.
-        instead: field, or another flag of the command -> its value -> the entry that `--recipe`
-            starts from then.
+        preset: the RECIPES entry of a CNN that `--recipe` starts from when it is not given.
+        family: that of the network, found from the command's flags; FOR_FAMILY has its entries.
+        instead: field -> its value -> the entry that `--recipe` starts from then.
     """
     kind = type(RECIPES[preset])
 
@@ -76,16 +76,16 @@ def training_flags(
             chosen = {spec.name: options.pop(spec.name) for spec in fields(kind)}
             run = RunOptions(**{spec.name: options.pop(spec.name) for spec in fields(RunOptions)})
             if recipe is None:
-                given = {**options, **chosen}
-                found = [names.get(given[name]) for name, names in instead.items()]
+                found = [names.get(chosen[name]) for name, names in instead.items()]
                 recipe = next((name for name in found if name), preset)
+                recipe = FOR_FAMILY.get(family(options), {}).get(recipe, recipe)
             command(recipe=_recipe(recipe, kind, chosen), run=run, **options)
 
         parameters = [*_own(command, "recipe", "run"), *_flags_of(RunOptions)]
         names = ", ".join(_presets(kind))
-        usual = [preset, *(f"{n} with --{f} {v}" for f, i in instead.items() for v, n in i.items())]
         option = typer.Option(
-            help=f"preset that the flags below change: {names}", show_default=", ".join(usual)
+            help=f"preset that the flags below change: {names}",
+            show_default=_usual(preset, instead),
         )
         parameters.append(_parameter("recipe", str | None, option, None))
         for spec in fields(kind):
@@ -121,6 +121,16 @@ def flags(**kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]
         return _command(wrapped, command, parameters)
 
     return decorate
+
+
+def _usual(preset: str, instead: Mapping[str, Mapping[str, str]]) -> str:
+    """The presets of a stage that stand where none is chosen, and when."""
+    more = {name: f" with --{flag} {v}" for flag, i in instead.items() for v, name in i.items()}
+    texts = [
+        f"{name}{when}, of transformers {FOR_FAMILY['vit'][name]}"
+        for name, when in {preset: "", **more}.items()
+    ]
+    return "; ".join(texts)
 
 
 def _own(command: Callable[..., None], *without: str) -> list[inspect.Parameter]:

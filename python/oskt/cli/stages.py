@@ -15,7 +15,9 @@ from oskt.chain import ChainLadder
 from oskt.cli.flags import RunOptions, numbers, training_flags
 from oskt.cli.words import Data, Out, console, say
 from oskt.coupling.clustering import METHODS, NESTINGS
-from oskt.files.checkpoint import file_hash
+from oskt.files.checkpoint import file_hash, load_state
+from oskt.files.part_file import is_part_file
+from oskt.files.tensor_file import CHAIN, MODEL, format_of
 from oskt.models.pretrained import load_pretrained
 from oskt.task import ReIDData, example_images
 from oskt.train import (
@@ -31,7 +33,7 @@ from oskt.train import (
 _RESNET, _VIT = "--model resnet", "--model vit"
 
 
-@training_flags("paper-teacher", model={"vit": "paper-vit-teacher"})
+@training_flags("paper-teacher", lambda flags: flags["model"])
 def teacher(
     recipe: Recipe,
     run: RunOptions,
@@ -102,7 +104,11 @@ def teacher(
     say(f"teacher: {path}")
 
 
-@training_flags("paper-refine", chain={"nested": "nested"})
+@training_flags(
+    "paper-refine",
+    lambda flags: _family(flags["teacher"] or flags["from_chain"]),
+    chain={"nested": "nested"},
+)
 def refine(
     recipe: RefineRecipe,
     run: RunOptions,
@@ -188,7 +194,7 @@ def refine(
     say(f"chain: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-@training_flags("paper-student")
+@training_flags("paper-student", lambda flags: _family(flags["student"]))
 def finetune(
     recipe: Recipe,
     run: RunOptions,
@@ -204,6 +210,16 @@ def finetune(
         model, folder.training(recipe), recipe, out, parent=student, **_fit_options(folder, run)
     )
     say(f"student: {path}")
+
+
+def _family(path: Path | None) -> str:
+    """That of the network in a model or chain file; "" without one, which the command refuses."""
+    meta: Mapping[str, Any] = {}
+    if path is not None and format_of(path) == MODEL:
+        _, meta = load_state(path)
+    elif path is not None and (is_part_file(path) or format_of(path) == CHAIN):
+        meta = ChainLadder.load(path).base.meta
+    return (meta.get("spec") or {}).get("family", "")
 
 
 def _open(data: str, recipe: Recipe, run: RunOptions, out: Path) -> ReIDData:

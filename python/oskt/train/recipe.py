@@ -385,3 +385,12 @@ RECIPES: dict[str, Recipe] = {
     "demo-vit-nested": RefineRecipe(epochs=12, erasing=0.0, **_NESTED_VIT, **_DEMO_VIT),
     "demo-vit-student": Recipe(epochs=4, erasing=0.0, **_DEMO_VIT),
 }
+# Family of the network -> what stands there in place of a CNN's recipe.
+FOR_FAMILY: dict[str, dict[str, str]] = {
+    "vit": {
+        "paper-teacher": "paper-vit-teacher",
+        "paper-refine": "paper-vit-refine",
+        "nested": "nested-vit",
+        "paper-student": "paper-vit-student",
+    }
+}
