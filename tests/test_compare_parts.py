@@ -173,6 +173,16 @@ def test_the_other_tables_vary_what_they_name():
     assert {(r.triplet, r.flip, r.height, r.width) for r in recipes} == {("none", 0.0, 32, 32)}
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_teachers_are_done_before_they_are_refined(scale):
+    """docs/lab/nested.md, section 18: else refinement seems to cost nothing."""
+    whole = SCALES[scale]
+    for network in whole.networks:
+        one = whole.of(network)
+        assert one.teacher.epochs >= 5 / 3 * one.nested.epochs
+        assert one.teacher.erasing > one.nested.erasing == 0
+
+
 def test_scales_are_told_apart():
     found = {name: cells("cross", scale=scale) for name, scale in SCALES.items()}
     assert {c.scenario for c in found["laptop"]} == {"a -> b", "a -> c", "b -> c"}

@@ -42,7 +42,10 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="folder of all tables and their parts")] = None,
     scale: Annotated[
         Literal["laptop", "full"],
-        typer.Option(help="laptop: 2 cores, about an hour a table; full: ResNet-50 on a GPU"),
+        typer.Option(
+            help="laptop: 2 cores, 20 minutes to an hour for a table and seed, two for table 1; "
+            "full: ResNet-50 on a GPU"
+        ),
     ] = "laptop",
     seeds: Annotated[str | None, typer.Option(help="such as 0,1,2; default: the table's")] = None,
     methods: Annotated[str | None, typer.Option(help="such as scratch,nested")] = None,
