@@ -159,11 +159,11 @@ def _teacher(row: Row) -> str:
 
 
 def _page(table: str, rows: Sequence[Row]) -> str:
-    title, found = TABLES[table].title, grids(rows, TABLES[table].columns)
-    said = verdicts(table, rows)
+    about, said = TABLES[table], verdicts(table, rows)
+    found = grids(rows, about.columns)
     lead = "Mean over seeds, its standard deviation, and rank-1 beside it; best of a column marked."
     sections = [section(grid.heading, lead, _grid_html(grid)) for grid in found]
-    sections += pictures(rows, found) if TABLES[table].columns == "size" else []
+    sections += pictures(rows, found, about.variants)
     sections.append(
         section(
             "What was spent",
@@ -178,7 +178,7 @@ def _page(table: str, rows: Sequence[Row]) -> str:
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
         asked = "What was asked of the tables, and whether it holds."
         sections.insert(0, section("What it says", asked, f'<ul class="notes">{items}</ul>'))
-    return shell(title, opening, "", sections)
+    return shell(about.title, opening, "", sections)
 
 
 def _column(grid: Grid, column: str) -> str:

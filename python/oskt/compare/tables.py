@@ -182,24 +182,36 @@ def _square(scale: Scale) -> Scale:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its number in the issue's list, its heading, what its columns are, its cells."""
+    """A table.
+
+    Args:
+        number: in the issue's list.
+        title: its heading.
+        cells: what it lists.
+        variants: what they are, where they and not sizes stand at the top.
+    """
 
     number: int
     title: str
-    columns: str
     cells: Callable[[Request], Iterator[Cell]]
+    variants: str = ""
+
+    @property
+    def columns(self) -> str:
+        """What stands at the top: "size" or "variant"."""
+        return "variant" if self.variants else "size"
 
 
 TABLES = {
-    "sizes": Table(1, "Students of every size, in one scenario", "size", sizes),
-    "cross": Table(2, "Students in another scenario than their teacher's", "size", cross),
-    "few-shot": Table(3, "Another scenario with few identities", "variant", few_shot),
-    "ablation": Table(4, "What each ingredient is worth", "size", ablation),
-    "chain-width": Table(5, "Chains of different width", "variant", chain_width),
-    "chains": Table(6, "One chain against three", "size", chains),
-    "depth": Table(7, "Teachers of different depth and kind", "size", depth),
-    "metric": Table(8, "How rows are compared in clustering", "size", metric),
-    "digits": Table(9, "Another task: handwritten digits", "size", digits),
+    "sizes": Table(1, "Students of every size, in one scenario", sizes),
+    "cross": Table(2, "Students in another scenario than their teacher's", cross),
+    "few-shot": Table(3, "Another scenario with few identities", few_shot, "Identities kept"),
+    "ablation": Table(4, "What each ingredient is worth", ablation),
+    "chain-width": Table(5, "Chains of different width", chain_width, "Width of the chain"),
+    "chains": Table(6, "One chain against three", chains),
+    "depth": Table(7, "Teachers of different depth and kind", depth),
+    "metric": Table(8, "How rows are compared in clustering", metric),
+    "digits": Table(9, "Another task: handwritten digits", digits),
 }
 
 

@@ -1,4 +1,4 @@
-"""Plots that compare methods: accuracy against size, on the way, and before and after."""
+"""Plots that compare methods: against size or columns, on the way, and before and after."""
 
 from __future__ import annotations
 
@@ -63,6 +63,25 @@ def against_size(
     name_sizes(axes, sizes.items(), theme)
     log_axis(axes, "x", plain_count)
     axes.set_xlabel("Parameters")
+    _finish(axes, score, theme)
+    return figure
+
+
+def against_columns(
+    series: Sequence[Series], score: str, columns: Sequence[str], what: str, theme: Theme
+) -> Figure:
+    """Scores against the columns of a table, evenly spaced, one line per method.
+
+    Args:
+        series: the methods; x is the index of the column.
+        score: what y is.
+        columns: their labels.
+        what: they are, the name of the axis.
+    """
+    figure, axes = _axes()
+    _lines(axes, series, theme)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xlabel(what)
     _finish(axes, score, theme)
     return figure
 
