@@ -19,6 +19,7 @@ STABLE_TORCH_LIBRARY(oskt_ext, m) {
       "refining_loss(Tensor[] teacher, Tensor chain, Tensor table, Tensor weight, float scale, "
       "bool teacher_needs_gradient, bool chain_needs_gradient) "
       "-> (Tensor loss, Tensor[] teacher_gradient, Tensor chain_gradient)");
+  m.def("refining_loss_scale_(Tensor(a!)[] gradients, Tensor factor) -> ()");
   m.def(
       "kmeans(Tensor[] rows, int[] k, str metric, str init, Tensor[] initial_centers, "
       "str algorithm, int n_init, int max_iter, int seed, str route=\"auto\", "

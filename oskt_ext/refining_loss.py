@@ -195,8 +195,10 @@ def refining_loss(
 
     Notes:
         Bitwise repeatable: partial sums in float64 in a fixed order, no atomics. Memory: the
-        gradients that someone needs, computed in the forward pass, as large as their tensors. No
-        host synchronisation. Inf and NaN are not looked for: they propagate.
+        gradients that someone needs, computed in the forward pass, as large as their tensors;
+        backward gives these away, times the factor that reaches the loss (one launch on CUDA,
+        nothing to do for 1), or copies where the graph is kept. No host synchronisation.
+        Inf and NaN are not looked for: they propagate.
 
     Source:
         OSKT, arXiv 2511.06016, the refining term of progressive refinement, as the published code
@@ -297,15 +299,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -
     ctx.num_teacher, (ctx.teacher_needed, ctx.chain_needed) = len(inputs[0]), inputs[-2:]
 
 
-def _may_hand_over(grad_loss: Tensor) -> bool:
-    """Whether backward may give the saved gradients away: a factor of 1 and nobody after it.
+@torch.library.register_fake("oskt_ext::refining_loss_scale_")
+def _(gradients: list[Tensor], factor: Tensor) -> None:
+    return None
 
-    A copy of the teacher's gradient costs more than the loss itself. On CUDA the look at the factor
-    would be a synchronisation, and a traced tensor (compile) has no value.
+
+def _is_last(grad_loss: Tensor) -> bool:
+    """Whether nobody reads the saved gradients after this backward, so that it may scale them.
+
+    A copy of the teacher's gradient costs more than the loss itself. What is traced (compile) may
+    run any number of times.
     """
-    if type(grad_loss) is not Tensor or grad_loss.device.type != "cpu":
-        return False
-    return not torch._C._autograd._get_current_graph_task_keep_graph() and grad_loss.item() == 1
+    traced = type(grad_loss) is not Tensor
+    return not (traced or torch._C._autograd._get_current_graph_task_keep_graph())
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -316,18 +322,14 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
             "refining_loss: backward must be called without create_graph, got create_graph=True. "
             "The loss is differentiable once; use oskt_ext.reference.refining_loss for more."
         )
-    chain_gradient, *teacher_gradient = ctx.saved_tensors
-    as_they_are = _may_hand_over(grad_loss)
-
-    def scaled(gradient: Tensor) -> Tensor:
-        if as_they_are:
-            return gradient
-        # The product is rounded once: torch would cut a float32 grad_loss to half first.
-        return (gradient.to(grad_loss.dtype) * grad_loss).to(gradient.dtype)
-
+    gradients = list(ctx.saved_tensors)
+    if not _is_last(grad_loss):
+        gradients = [gradient.clone() for gradient in gradients]
+    torch.ops.oskt_ext.refining_loss_scale_.default(gradients, grad_loss)
+    chain_gradient, *teacher_gradient = gradients
     return (
-        [scaled(g) for g in teacher_gradient] if ctx.teacher_needed else [None] * ctx.num_teacher,
-        scaled(chain_gradient) if ctx.chain_needed else None,
+        teacher_gradient if ctx.teacher_needed else [None] * ctx.num_teacher,
+        chain_gradient if ctx.chain_needed else None,
         *[None] * 5,
     )
 

@@ -22,7 +22,7 @@ from oskt_ext.refining_loss import RefiningItem
 ORDERS = range(3)  # ascending, descending, shuffled
 OPERATORS = (
     "distance_metrics", "expand", "k_reciprocal", "k_reciprocal_distances", "kmeans", "merge_trees",
-    "refining_loss", "retrieval_metrics",
+    "refining_loss", "refining_loss_scale_", "retrieval_metrics",
 )  # fmt: skip
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -329,3 +329,19 @@ def test_refining_loss(set_order, dtype):
         for needs in ((True, True), (False, True), (True, False)):
             arguments = (teacher, chain, plan.table, plan.weight, 0.1, *needs)
             check(set_order, "refining_loss", *arguments, ulps=4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_refining_loss_scale(set_order, dtype):
+    """Several launches, blocks that take several stretches, ends within a stretch, no tensor."""
+    gradients = [normal(n, dtype=dtype) for n in (5, 0, 20_000, 2048, 4097)]
+    for value in (1.0, 0.3, torch.nan):
+        factor = torch.tensor(value, dtype=torch.promote_types(dtype, torch.float32))
+        expected = [(g.to(factor.dtype) * factor).to(dtype) for g in gradients]
+        for order in ORDERS:
+            set_order(order)
+            for chosen in (len(gradients), 0):
+                scaled = [g.clone() for g in gradients[:chosen]]
+                torch.ops.oskt_emulated.refining_loss_scale_(scaled, factor)
+                for a, b in zip(scaled, expected):
+                    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)

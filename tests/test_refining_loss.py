@@ -137,6 +137,25 @@ def test_backward_twice_over_a_kept_graph(device):
         assert all(torch.equal(t.grad, times * g) for t, g in zip(leaves, once))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_backward_scales_the_gradients_where_they_lie(device, dtype):
+    """The product is rounded once: torch would cut a float32 factor to half first."""
+    teacher, chain, plan = make_problem(device, dtype, exact=False, requires_grad=True)
+    for factor in (1.0, 0.3, 0.0, torch.inf):
+        loss, of_teacher, of_chain = torch.ops.oskt_ext.refining_loss(
+            teacher, chain, plan.table, plan.weight, 1.0, True, True
+        )
+        own = [*of_teacher, of_chain]
+        factor = torch.full_like(loss, factor)
+        expected = [(g.to(factor.dtype) * factor).to(dtype) for g in own]
+        kept = torch.autograd.grad(loss, [*teacher, chain], factor, retain_graph=True)
+        last = torch.autograd.grad(loss, [*teacher, chain], factor)
+        for got in (kept, last):
+            for a, b in zip(got, expected):
+                torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        assert [g.data_ptr() for g in last] == [g.data_ptr() for g in own]
+
+
 @pytest.mark.parametrize("length", [2_200_000, 2_200_001])  # whole and broken vectors of 16 bytes
 def test_gradients_larger_than_the_caches(device, length):
     plan = RefiningPlan([RefiningItem([0, 1, 0, 1], 2, length, 0)]).to(device)
@@ -160,6 +179,24 @@ def test_opcheck(device):
         )
         inputs = (teacher, chain, plan.table, plan.weight, 1.5, requires_grad, requires_grad)
         torch.library.opcheck(torch.ops.oskt_ext.refining_loss.default, inputs)
+
+
+def test_opcheck_of_the_factor(device):
+    gradients = [values((n,), False).float().to(device) for n in (3, 0, 5)]
+    arguments = (gradients, torch.tensor(0.5, device=device))
+    torch.library.opcheck(torch.ops.oskt_ext.refining_loss_scale_.default, arguments)
+
+
+def test_direct_calls_of_the_factor_are_checked(device):
+    gradient, one = torch.ones(3, device=device), torch.ones((), device=device)
+    for gradients, factor, message in (
+        ([gradient], one.double(), "factor must be one number"),
+        ([gradient], gradient, "factor must be one number, .* got 3"),
+        ([gradient, gradient.double()], one, r"gradients\[1\] must be contiguous, of the dtype"),
+        ([gradient.expand(2, 3)], one, r"gradients\[0\] must be contiguous"),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match="refining_loss_scale_: " + message):
+            torch.ops.oskt_ext.refining_loss_scale_(gradients, factor)
 
 
 def test_compiles_in_one_graph(device):

@@ -4,6 +4,9 @@
 //   dloss/dT_l[n] =  2 * scale * weight_l * w_n (T_l[n] - C_l[label(n)])
 //   dloss/dC_l[k] = -2 * scale * weight_l * sum over members n of k of w_n (T_l[n] - C_l[k])
 //
+// The gradients are formed with the loss, for a factor of 1 of whatever is made of it; backward
+// multiplies them by the factor that came (refining_loss_scale_), in place, and not at all by 1.
+//
 // A plan is one int64 table: LossHeader, items[num_items], tasks[num_tasks], then per item the
 // members of its clusters as a ragged list (starts[M + 1], members[N]); and float64 weights: one
 // per item, then the w of the rows of those items whose w are not all 1. A position named *_at

@@ -16,10 +16,12 @@
 #include <vector>
 
 #include "common/simd.h"
+#include "common/storage.h"
 #include "common/stream_copy.h"
 #include "glue/checks.h"
 #include "glue/fresh_memory.h"
 #include "glue/parallel.h"
+#include "refine/gradient_checks.h"
 #include "refine/refining_loss.h"
 
 namespace oskt {
@@ -273,8 +275,34 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cpu(std::vector<Te
   return {loss, teacher_gradient, chain_gradient};
 }
 
+template <typename scalar_t>
+OSKT_SIMD_CLONES void scale_run(scalar_t* gradient, int64_t count, acc_of<scalar_t> factor) {
+  for (int64_t e = 0; e < count; ++e)
+    gradient[e] = static_cast<scalar_t>(static_cast<acc_of<scalar_t>>(gradient[e]) * factor);
+}
+
+void refining_loss_scale_cpu(std::vector<Tensor> gradients, Tensor factor) {
+  constexpr int64_t kRun = 1 << 15;  // elements of a task
+  check(factor.is_cpu(), "refining_loss_scale_: factor must be on the CPU.");
+  check_gradients(gradients, factor);
+  if (gradients.empty()) return;
+  dispatch_floating("refining_loss_scale_", gradients[0].scalar_type(), [&](auto zero) {
+    using scalar_t = decltype(zero);
+    const auto by = *static_cast<const acc_of<scalar_t>*>(factor.const_data_ptr());
+    if (by == 1) return;
+    for (Tensor& tensor : gradients) {
+      auto* gradient = static_cast<scalar_t*>(tensor.mutable_data_ptr());
+      const int64_t numel = tensor.numel();
+      torch::stable::parallel_for(0, numel, kRun, [&](int64_t begin, int64_t end) {
+        scale_run(gradient + begin, end - begin, by);
+      });
+    }
+  });
+}
+
 STABLE_TORCH_LIBRARY_IMPL(oskt_ext, CPU, m) {
   m.impl("refining_loss", TORCH_BOX(&refining_loss_cpu));
+  m.impl("refining_loss_scale_", TORCH_BOX(&refining_loss_scale_cpu));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Glue of refining_loss on CUDA: checks, allocation, one launch per kChunk teacher tensors and one
-// for the sum, on the current stream, no host synchronisation.
+// for the sum, one per kChunk gradients in backward, on the current stream, no host
+// synchronisation.
 
 #include <torch/csrc/stable/library.h>
 
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "glue/cuda.h"
+#include "refine/gradient_checks.h"
 #include "refine/refining_loss.h"
 #include "refine/refining_loss_kernel.h"
 
@@ -87,8 +89,30 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> refining_loss_cuda(std::vector<T
   return {loss, teacher_gradient, chain_gradient};
 }
 
+void refining_loss_scale_cuda(std::vector<Tensor> gradients, Tensor factor) {
+  check(factor.is_cuda(), "refining_loss_scale_: factor must be on a CUDA device.");
+  check_gradients(gradients, factor);
+  if (gradients.empty()) return;
+  const Storage storage = storage_of("refining_loss_scale_", gradients[0]);
+  const torch::stable::accelerator::DeviceGuard guard(factor.get_device_index());
+  const cudaStream_t stream = current_stream(factor);
+  for (std::size_t first = 0; first < gradients.size(); first += kChunk) {
+    const std::size_t count = std::min<std::size_t>(kChunk, gradients.size() - first);
+    ScaleChunk chunk{};
+    chunk.factor = factor.const_data_ptr();
+    for (std::size_t i = 0; i < count; ++i) {
+      chunk.gradient[i] = gradients[first + i].mutable_data_ptr();
+      chunk.numel[i] = gradients[first + i].numel();
+      chunk.stretches += (chunk.numel[i] + kStretch - 1) / kStretch;
+      chunk.stretches_end[i] = chunk.stretches;
+    }
+    check_launch("refining_loss_scale_", launch_scale(chunk, storage, stream));
+  }
+}
+
 STABLE_TORCH_LIBRARY_IMPL(oskt_ext, CUDA, m) {
   m.impl("refining_loss", TORCH_BOX(&refining_loss_cuda));
+  m.impl("refining_loss_scale_", TORCH_BOX(&refining_loss_scale_cuda));
 }
 
 }  // namespace
