@@ -255,6 +255,18 @@ def test_kmeans_on_tensor_cores_rounds_rows_and_means_first(set_order, dtype):
         assert (found[1] != expected).sum() > empty
 
 
+@pytest.mark.parametrize("far", [60_000, 65_504])
+def test_kmeans_on_tensor_cores_of_halves_whose_distance_is_none(set_order, far):
+    """Rows less their offset, -32768 and 65536, are larger than a half; so are means."""
+    rows = torch.full((140, 3), far if far == 65_504 else -far, dtype=torch.float16)
+    rows[::10] *= -1
+    rows[::7, 1] /= 2
+    centers = rows[[0, 1, 7]].contiguous()
+    for init, start in (("centers", [centers]), ("k-means++", [])):
+        arguments = ([rows], [3], "euclidean", init, start, "hartigan", 1, 5, 0, "direct", "high")
+        check(set_order, "kmeans", *arguments, ulps=64)
+
+
 def test_kmeans_takes_either_route_in_one_call(set_order):
     rows = [line(4100, 3, torch.float32), normal(40, 7, dtype=torch.float32)]
     arguments = ([3, 6], "euclidean", "k-means++", [], "hartigan", 1, 3, 3, "auto")

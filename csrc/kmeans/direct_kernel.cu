@@ -120,7 +120,8 @@ __device__ int64_t entries_of(const DirectProblem& p) {
 template <typename Tile>
 __device__ void put(const DirectProblem& p, char* operands, int64_t r, int64_t d,
                     typename Tile::T x) {
-  store_acc(reinterpret_cast<typename Tile::Operand*>(operands + r * p.operand_bytes) + d, x);
+  store_acc(reinterpret_cast<typename Tile::Operand*>(operands + r * p.operand_bytes) + d,
+            x / Tile::kUnit);
 }
 
 // One block per tile: squared lengths, and the rounded rows; the first tile's sets the run's state.
@@ -345,6 +346,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) assign_kernel(D
   using S = typename Tile::Stored;
   using T = typename Tile::T;
   constexpr int kRows = Tile::kRows, kColumns = Tile::kColumns;
+  constexpr T kTwice = 2 * Tile::kUnit * Tile::kUnit;
   __shared__ typename Tile::Slab slab;
   __shared__ DirectWorkspace<T> w;
   const DirectProblem& p = owner_of_tile(batch);
@@ -383,7 +385,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) assign_kernel(D
       for (int f = 0; f < kColumns; ++f) {
         const int32_t c = static_cast<int32_t>(c0) + Tile::column(f);
         if (c >= p.k) continue;
-        T value = base + (w.square[c] - 2 * sum[e][f]);
+        T value = base + (w.square[c] - kTwice * sum[e][f]);
         if (others) value *= w.size[c] / (w.size[c] + T(1));
         if (c == own || !(value < lowest[e])) continue;
         lowest[e] = value;

@@ -22,6 +22,7 @@ struct FmaTile {
   using T = acc_of<S>;
   using Operand = T;  // an entry of a mean, less the offset, as the products read it
   static constexpr bool kRounds = false;  // whether rows are stored as operands, too
+  static constexpr T kUnit = 1;           // operands are stored as multiples of it
   static constexpr int kSide = 16, kThreads = kSide * kSide, kLanes = kSide;
   static constexpr int kBlocks = sizeof(T) == 4 ? 2 : 1;  // of a multiprocessor
   static constexpr int kDepth = 16, kRowDepth = kDepth;   // columns of a slab of means, of rows
@@ -102,6 +103,9 @@ struct TensorTile {
   using T = float;
   using Operand = S;  // of float32 rows TF32 numbers
   static constexpr bool kRounds = true;
+  // A half less the offset, which is rounded to up to 2^16, may be beyond twice the largest half. A
+  // quarter of it is stored: no digit is lost from 2^-12 on.
+  static constexpr float kUnit = std::is_same_v<S, __half> ? 4 : 1;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarp, kLanes = 4, kBlocks = 4;
   static constexpr int kEntries = 4 / static_cast<int>(sizeof(S));  // of a word
   static constexpr int kRowWords = 64, kMeanWords = 32, kVector = 4, kStepWords = 8;
@@ -127,8 +131,8 @@ struct TensorTile {
       return __uint_as_float((__float_as_uint(x) + 0x1000u) & ~0x1fffu);  // TF32, ties away from 0
     } else {
       S half;
-      store_acc(&half, x);
-      return load_acc(half);
+      store_acc(&half, x / kUnit);
+      return load_acc(half) * kUnit;
     }
   }
 
