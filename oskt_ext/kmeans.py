@@ -84,7 +84,8 @@ def kmeans(
 
     Raises:
         TypeError: rows, k or init of a wrong type or dtype.
-        ValueError: wrong rank, size, device or range; a NaN or Inf in rows (when called eagerly).
+        ValueError: wrong rank, size, device or range; precision "high" where tensor cores would be
+            needed and are not there; a NaN or Inf in rows (when called eagerly).
 
     Notes:
         Every cluster has a member: an empty one takes the row farthest from its center. Ties go to

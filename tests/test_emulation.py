@@ -32,15 +32,21 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def set_order():
-    """torch.ops.oskt_emulated, with the schemas of oskt_ext; sets the order of threads."""
+def emulator():
+    """The library, with torch.ops.oskt_emulated in the schemas of oskt_ext."""
     library = build(*os.environ.get("OSKT_EMULATION_FLAGS", "").split())
     torch.ops.load_library(library)
     schemas = torch.library.Library("oskt_emulated", "DEF")
     for name in OPERATORS:
         schemas.define(str(getattr(torch.ops.oskt_ext, name).default._schema).split("::")[1])
-    yield ctypes.CDLL(str(library)).emulation_order
+    yield ctypes.CDLL(str(library))
     schemas._destroy()
+
+
+@pytest.fixture
+def set_order(emulator):
+    """Sets the order in which threads take turns."""
+    return emulator.emulation_order
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +271,23 @@ def test_kmeans_on_tensor_cores_of_halves_whose_distance_is_none(set_order, far)
     for init, start in (("centers", [centers]), ("k-means++", [])):
         arguments = ([rows], [3], "euclidean", init, start, "hartigan", 1, 5, 0, "direct", "high")
         check(set_order, "kmeans", *arguments, ulps=64)
+
+
+def test_kmeans_without_tensor_cores(emulator):
+    """Refused where they would be used: not for float64, nor on the Gram route."""
+
+    def kmeans(dtype, route):
+        arguments = ([2], "euclidean", "k-means++", [], "lloyd", 1, 1, 0, route, "high")
+        torch.ops.oskt_emulated.kmeans([line(9, 3, dtype)], *arguments)
+
+    emulator.emulation_capability(7)
+    try:
+        kmeans(torch.float64, "direct")
+        kmeans(torch.float32, "gram")
+        with pytest.raises(ValueError, match=r"kmeans: precision must be 'highest' .* one of 7\.x"):
+            kmeans(torch.float32, "direct")
+    finally:
+        emulator.emulation_capability(8)
 
 
 def test_kmeans_takes_either_route_in_one_call(set_order):

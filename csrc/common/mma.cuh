@@ -1,4 +1,5 @@
-// Products of a warp on tensor cores of sm_80 and later. tests/emulation has its own.
+// Products of a warp on tensor cores of sm_80 and later; code for earlier ones compiles, and traps.
+// tests/emulation has its own.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,6 +17,9 @@ namespace oskt {
 template <typename S>
 __device__ __forceinline__ void mma(float& c0, float& c1, float& c2, float& c3,
                                     const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  __trap();
+#else
 #define OSKT_MMA(shape, type)                                                         \
   asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type                \
                ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
@@ -29,6 +33,7 @@ __device__ __forceinline__ void mma(float& c0, float& c1, float& c2, float& c3,
     OSKT_MMA("m16n8k8", "tf32");
   }
 #undef OSKT_MMA
+#endif
 }
 
 }  // namespace oskt

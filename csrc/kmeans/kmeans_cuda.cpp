@@ -113,11 +113,22 @@ void run_gram(Call& call) {
   run(call, table, batch, launch_kmeans);
 }
 
+void check_tensor_cores(int device) {
+  int capability = 0;
+  check_launch("kmeans",
+               cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device));
+  check(capability >= 8,
+        "kmeans: precision must be 'highest' on a device of compute capability below 8.0, got "
+        "'high' on one of ",
+        capability, ".x. Take precision='highest'.");
+}
+
 void run_direct(Call& call) {
   DirectBatch batch{};
   std::vector<DirectProblem> table = table_of(call, true, batch);
   if (table.empty()) return;
   batch.rounds = call.arguments.rounds && batch.storage != Storage::kFloat64;
+  if (batch.rounds) check_tensor_cores(call.rows[0].get_device_index());
   const auto tiles = [](int64_t n) { return (n + kRowTile - 1) / kRowTile; };
   sort_and_count(table, batch, [](const DirectProblem& p) { return p.n * p.k; }, tiles);
   count_clusters(table, batch);

@@ -42,6 +42,7 @@ extern "C" void AnnotateIgnoreWritesEnd(const char*, int);
 #define __launch_bounds__(...)
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorInvalidConfiguration = 9 };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice };
 using cudaStream_t = struct EmulatedStream*;
 
@@ -89,6 +90,7 @@ struct Machine {
   Order order = kAscending;
   std::mt19937 random{1};
   int guards = 0;
+  int capability = 8;               // the major number
   cudaError_t error = cudaSuccess;  // the first since cudaGetLastError
   std::string message;
 };
@@ -97,6 +99,12 @@ inline Machine machine;
 // Sets the order in which threads take turns; for ctypes.
 extern "C" __attribute__((visibility("default"), used)) inline void emulation_order(Order order) {
   machine.order = order;
+}
+
+// Sets the compute capability of the device; for ctypes.
+extern "C" __attribute__((visibility("default"), used)) inline void emulation_capability(
+    int major) {
+  machine.capability = major;
 }
 
 // What the emulator reads and writes is no race of a kernel's.
@@ -320,6 +328,10 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   if (stream != emulation::current()) emulation::fail("a copy off the current stream");
   std::memcpy(to, from, bytes);
   return cudaGetLastError();
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = emulation::machine.capability;
+  return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 
