@@ -63,7 +63,14 @@ def check_gram_rows(op: str, b: int, tensor: Tensor, remedy: str) -> None:
 
 
 def check_finite(op: str, name: str, finite: Tensor) -> None:
-    """A ValueError naming the first problem of which `finite`, bool (B,), is not True."""
+    """A ValueError naming the first problem of which `finite`, bool (B,), is not True.
+
+    None where nobody can wait for its values: a program is traced, or a CUDA graph captured.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if finite.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
     if not bool(finite.all()):
         b = int(finite.logical_not().nonzero()[0])
         raise ValueError(

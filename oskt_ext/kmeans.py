@@ -98,8 +98,9 @@ def kmeans(
         (CUDA). CUDA never waits for the device: its direct route launches 3 max_iter kernels, and
         3 k for "k-means++", whenever it is done; precision "high" needs compute capability 8.0 and
         keeps a rounded copy of the rows.
-        The check for NaN and Inf waits for the device once; under torch.compile it is left out and
-        the inertia of such a problem is NaN.
+        The check for NaN and Inf waits for the device once (twice with given centers); under
+        torch.compile and while a CUDA graph is captured it is left out, and the inertia of rows
+        with one is NaN. A `generator` on CUDA waits, too.
 
     Source:
         Arthur and Vassilvitskii 2007 (k-means++); Murtagh 1983 (nearest-neighbour chain); Slonim,
@@ -142,8 +143,7 @@ def kmeans(
         route,
         precision,
     )
-    if not torch.compiler.is_compiling():
-        check_finite("kmeans", "rows", inertia.isfinite())
+    check_finite("kmeans", "rows", inertia.isfinite())
     restore = restorer(rows[0])
     return KMeansResult(
         [restore(c) for c in centers],
@@ -184,8 +184,7 @@ def _check_centers(init: Any, k: Sequence[int], tensors: list[Tensor]) -> list[T
                 f"kmeans: init[{b}] must be {shape} {tensor.dtype} on {tensor.device}, got "
                 f"{tuple(center.shape)} {center.dtype} on {center.device}. Match rows[{b}]."
             )
-    if not torch.compiler.is_compiling():
-        check_finite("kmeans", "init", torch.stack([center.isfinite().all() for center in centers]))
+    check_finite("kmeans", "init", torch.stack([center.isfinite().all() for center in centers]))
     return [center.detach().contiguous() for center in centers]
 
 

@@ -63,8 +63,8 @@ def merge_trees(rows: Sequence[Any]) -> MergeTrees:
         O(N^2 D) for the Gram matrix X X^T (sums in float32 for float32 and half types on the CPU,
         float64 otherwise), then O(N^2) whatever D is. Memory: 2 N^2 numbers for each of threads + 1
         problems at a time (CPU), or for every problem (CUDA).
-        The check for NaN and Inf waits for the device once; under torch.compile it is left out and
-        the heights of such a problem are NaN.
+        The check for NaN and Inf waits for the device once; under torch.compile and while a CUDA
+        graph is captured it is left out, and the heights of such a problem are NaN.
 
     Source:
         Ward 1963; Murtagh 1983 (nearest-neighbour chain). SciPy's linkage(method="ward") reports
@@ -82,9 +82,8 @@ def merge_trees(rows: Sequence[Any]) -> MergeTrees:
     order, parent, height = torch.ops.oskt_ext.merge_trees.default(
         [tensor.detach().contiguous() for tensor in tensors]
     )
-    if not torch.compiler.is_compiling():
-        finite = torch.stack([heights.isfinite().all() for heights in height])
-        check_finite("merge_trees", "rows", finite)
+    finite = torch.stack([heights.isfinite().all() for heights in height])
+    check_finite("merge_trees", "rows", finite)
     restore = restorer(rows[0])
     return MergeTrees(
         [restore(x) for x in order], [restore(x) for x in parent], [restore(x) for x in height]

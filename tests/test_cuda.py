@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from oskt_ext import ExpansionPlan, IndexMap, RefiningPlan, expand, refining_loss
+from oskt_ext import (
+    ExpansionPlan,
+    IndexMap,
+    RefiningPlan,
+    expand,
+    kmeans,
+    merge_trees,
+    refining_loss,
+)
 from oskt_ext.refining_loss import RefiningItem
 
 pytestmark = pytest.mark.cuda
@@ -69,6 +77,28 @@ def test_a_captured_graph_replays_on_new_values(name):
         source.copy_(torch.randn(source.shape).to(source))
         graph.replay()
         assert equal(results, call())
+
+
+def test_checks_of_values_are_left_out_while_a_graph_is_captured():
+    rows = [torch.randn(40, 7, device="cuda"), torch.randn(12, 5, device="cuda")]
+
+    def call():
+        given = kmeans(rows, [3, 4], init=[rows[0][:3], rows[1][:4]])
+        trees = merge_trees(rows)
+        return [*given.labels, given.inertia, *kmeans(rows, [3, 4]).labels, *trees.height]
+
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call()
+    rows[0].normal_()
+    graph.replay()
+    assert equal(results, call())
+    rows[0][2, 3] = torch.nan
+    graph.replay()
+    assert results[2].isnan().tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"rows\[0\] must be finite"):
+        kmeans(rows, [3, 4])
 
 
 @pytest.mark.parametrize("name", OPERATORS)

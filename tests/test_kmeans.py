@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from oskt_ext import kmeans, reference
+from oskt_ext._rows import check_finite
 
 STARTS = ["k-means++", "ward"]
 ALGORITHMS = ["hartigan", "lloyd"]
@@ -380,6 +381,22 @@ def test_rows_that_are_not_finite(device, dtype, value, init):
         start = [good[:6], good[:6]] if init == "centers" else init
         with pytest.raises(ValueError, match=r"rows\[1\] must be finite, got NaN or Inf"):
             kmeans([good, bad], [6, 6], init=start)
+
+
+def test_nobody_waits_for_values_while_a_graph_is_captured(monkeypatch):
+    class OnDevice:
+        is_cuda = True
+
+        def all(self):
+            raise RuntimeError("waits")
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    check_finite("kmeans", "rows", OnDevice())
+    with pytest.raises(ValueError, match="kmeans: rows"):  # on the CPU there is nothing to wait for
+        check_finite("kmeans", "rows", torch.tensor([False]))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(RuntimeError, match="waits"):
+        check_finite("kmeans", "rows", OnDevice())
 
 
 def test_direct_calls_are_checked():
