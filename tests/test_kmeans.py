@@ -175,13 +175,28 @@ def test_empty_starting_clusters_take_the_farthest_rows(device):
     assert result.labels[0].tolist() == [0, 0, 2, 1]
 
 
-def test_zero_rows_stay_under_cosine(device):
+@pytest.mark.parametrize("init", [*STARTS, "centers"])
+def test_zero_rows_stay_under_cosine(device, init):
     rows = gaussian(30, 8, device=device)
     rows[[3, 17]] = 0
-    result = kmeans([rows], [4], metric="cosine")
+    start = [normalised(rows[2:6]).float()] if init == "centers" else init  # one of them is zero
+    result = kmeans([rows], [4], metric="cosine", init=start)
     check_result([rows], [4], result, metric="cosine")
-    scaled = kmeans([rows * torch.arange(1, 31, device=device)[:, None]], [4], metric="cosine")
-    assert torch.equal(scaled.labels[0], result.labels[0])
+    scaled = rows * torch.arange(1, 31, device=device)[:, None]
+    again = kmeans([scaled], [4], metric="cosine", init=start)
+    assert torch.equal(again.labels[0], result.labels[0])
+
+
+@pytest.mark.parametrize("route", ["gram", "direct"])
+@pytest.mark.parametrize("init", [*STARTS, "centers"])
+def test_nothing_but_zero_rows_under_cosine(device, route, init):
+    if (init, route) == ("ward", "direct"):
+        pytest.skip("Ward's start works on the Gram matrix")
+    rows = torch.zeros(9, 4, device=device)
+    start = [torch.eye(3, 4, device=device)] if init == "centers" else init
+    result = kmeans([rows], [3], metric="cosine", init=start, route=route)
+    check_result([rows], [3], result, metric="cosine")
+    assert result.inertia.item() == 0
 
 
 @pytest.mark.parametrize("n_init", [1, 3])
@@ -201,13 +216,14 @@ def test_alone_in_a_batch_and_permuted(device, init, n_init):
             assert other.inertia[index] == together.inertia[b]
 
 
-def test_bitwise_repeatable_for_any_number_of_threads(device):
+@pytest.mark.parametrize("init", STARTS)
+def test_bitwise_repeatable_for_any_number_of_threads(device, init):
     rows, k = ragged(device)
-    first, threads = kmeans(rows, k, n_init=2), torch.get_num_threads()
+    first, threads = kmeans(rows, k, init=init, n_init=2), torch.get_num_threads()
     try:
         for repeat in range(20):
-            torch.set_num_threads(1 + repeat % 2)
-            again = kmeans(rows, k, n_init=2)
+            torch.set_num_threads(1 + repeat % 3)
+            again = kmeans(rows, k, init=init, n_init=2)
             assert all(torch.equal(a, b) for a, b in zip(again.labels, first.labels))
             assert all(torch.equal(a, b) for a, b in zip(again.centers, first.centers))
             assert torch.equal(again.inertia, first.inertia)
