@@ -52,7 +52,8 @@ def kmeans(
         rows: B arrays (N_b, D_b), N_b >= 1 (and <= 16384 on the Gram route), of one dtype (float64,
             float32, float16 or bfloat16) and one device, finite; strided arrays are copied. NumPy
             and CuPy arrays are taken as they are.
-        k: B numbers of clusters, 1 <= k_b <= N_b.
+        k: B numbers of clusters, 1 <= k_b <= N_b. Several k of one matrix, the same contiguous
+            tensor several times in rows, cost one Gram matrix.
         metric: "euclidean"; or "cosine": rows are divided by their length first (a zero row stays
             zero), and centers and inertia are those of the divided rows.
         init: "k-means++" (greedy: the best of 2 + ln k draws per step); "ward" (Ward's
@@ -94,10 +95,10 @@ def kmeans(
         Sums of products are in float32 for float32 and half types on the CPU and on the direct
         route, float64 otherwise; means, centers and inertia are float64 passes over the rows, never
         the expanded square. Memory on the Gram route: N^2 numbers, K N per restart and N^2 more for
-        "ward", for each of threads + 1 problems at a time (CPU), or for every problem at once
-        (CUDA). CUDA never waits for the device: its direct route launches 3 max_iter kernels, and
-        3 k for "k-means++", whenever it is done; precision "high" needs compute capability 8.0 and
-        keeps a rounded copy of the rows.
+        "ward", for each of threads + 1 matrices at a time (CPU), or for every one at once (CUDA).
+        CUDA never waits for the device: its direct route launches 3 max_iter kernels, and 3 k for
+        "k-means++", whenever it is done; precision "high" needs compute capability 8.0 and keeps a
+        rounded copy of the rows.
         The check for NaN and Inf waits for the device once (twice with given centers); under
         torch.compile and while a CUDA graph is captured it is left out, and the inertia of rows
         with one is NaN. A `generator` on CUDA waits, too.

@@ -216,6 +216,31 @@ def test_alone_in_a_batch_and_permuted(device, init, n_init):
             assert other.inertia[index] == together.inertia[b]
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("init", [*STARTS, "centers"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_several_k_of_one_matrix(device, dtype, init, metric):
+    """They share a Gram matrix, also with a twin of another batch place; views of it do not."""
+    x, y = (gaussian(n, 36, dtype=dtype, device=device, seed=n) + 3 for n in (200, 150))
+    rows, k = [x, y, x, x[:150], x, x.view(400, 18)], [8, 5, 32, 8, 16, 8]
+    starts = [row[:count] for row, count in zip(rows, k)]
+    together = kmeans(rows, k, metric=metric, init=starts if init == "centers" else init, n_init=2)
+    for b in range(len(rows)):
+        start = starts[b : b + 1] if init == "centers" else init
+        alone = kmeans(rows[b : b + 1], k[b : b + 1], metric=metric, init=start, n_init=2)
+        for one, batch in zip(alone, together):
+            assert torch.equal(one[0], batch[b])
+
+
+def test_several_k_of_one_matrix_on_both_routes():
+    x = gaussian(4200, 3)
+    k = [200, 3, 100]  # "auto" goes direct with 3
+    together = kmeans([x] * 3, k, max_iter=2)
+    for b, count in enumerate(k):
+        for one, batch in zip(kmeans([x], [count], max_iter=2), together):
+            assert torch.equal(one[0], batch[b])
+
+
 @pytest.mark.parametrize("init", STARTS)
 def test_bitwise_repeatable_for_any_number_of_threads(device, init):
     rows, k = ragged(device)

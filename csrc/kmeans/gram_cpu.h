@@ -33,6 +33,10 @@ struct RowProblem {
   T* panels;  // every row, packed
   T* gram;    // n x n
 
+  bool has_rows(const Tensor& tensor) const {
+    return rows == tensor.const_data_ptr() && n == tensor.size(0) && dims == tensor.size(1);
+  }
+
   void set_rows(const Tensor& tensor) {
     rows = static_cast<const S*>(tensor.const_data_ptr());
     n = tensor.size(0);
@@ -68,10 +72,10 @@ struct RowProblem {
 
 // Indices of problems by falling cost of the Gram matrix and what follows it, so that no long one
 // starts last.
-template <typename Problem>
-std::vector<int64_t> by_cost(const std::vector<Problem>& problems) {
+template <typename S, typename T>
+std::vector<int64_t> by_cost(const std::vector<RowProblem<S, T>>& problems) {
   const auto cost = [&](int64_t b) {
-    const Problem& p = problems[b];
+    const RowProblem<S, T>& p = problems[b];
     return p.n * p.n * (p.dims + kTile);
   };
   std::vector<int64_t> order(problems.size());
@@ -134,9 +138,7 @@ class HostGrams {
  public:
   explicit HostGrams(bool cosine) : cosine_(cosine), workers_(num_workers()) {}
 
-  // `problems` may be of a class that extends RowProblem.
-  template <typename Problem>
-  std::vector<Stage> stages(std::vector<Problem>& problems) {
+  std::vector<Stage> stages(std::vector<RowProblem<S, T>>& problems) {
     const auto open = [&](int64_t b, int64_t, int64_t) {
       RowProblem<S, T>& p = problems[b];
       find_scale_and_offset(p, cosine_);

@@ -17,7 +17,7 @@ struct DeviceRows {
   int64_t first_row, first_tile;
   double* scale;   // n
   double* offset;  // dims, of rows in float64
-  double* gram;    // n x n
+  double* gram;    // n x n; of the first of several problems of the same rows
 };
 
 // A ragged batch of an operator whose problems derive from DeviceRows.

@@ -14,9 +14,10 @@
 //      inertia       float64 (B): sum of squared distances of the (scaled) rows to their means
 //      n_iter        int64 (B): Lloyd iterations and Hartigan passes
 //
-// Stages: Gram matrix per problem; clustering per (problem, restart) on the Gram matrix alone
-// (gram_kmeans.h), or by distances from the rows (direct_kmeans.h, direct_kernel.cu); means and
-// inertia per cluster in one float64 pass over the rows, never from the expanded square.
+// Stages: a Gram matrix for all problems of the same rows (memory and shape); clustering per
+// (problem, restart) on the Gram matrix alone (gram_kmeans.h), or by distances from the rows
+// (direct_kmeans.h, direct_kernel.cu); means and inertia per cluster in one float64 pass over the
+// rows, never from the expanded square.
 #pragma once
 
 #include <string>

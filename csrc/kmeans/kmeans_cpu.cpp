@@ -1,11 +1,13 @@
 // Batched k-means on the CPU; see kmeans.h for the contract and the stages.
 //
 // The Gram matrices take most of the time (N^2 D multiply-adds, half of them by symmetry) and are
-// spread over threads by tiles; a clustering runs on one thread while others go on, the longest
-// first. A problem on the direct route (direct_kmeans.h) has all threads to itself.
+// spread over threads by tiles, one for all problems of the same rows; a clustering runs on one
+// thread while others go on, the longest first. A problem on the direct route (direct_kmeans.h) has
+// all threads to itself.
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <numeric>
 #include <tuple>
 
@@ -38,7 +40,8 @@ OSKT_SIMD_CLONES __attribute__((flatten)) Outcome run_host(const Gram<double>& g
 namespace {
 
 template <typename S, typename T>
-struct Problem : RowProblem<S, T> {
+struct Problem {
+  RowProblem<S, T>* matrix;
   int64_t k;
   std::vector<int32_t> initial_label;
   std::vector<T> initial_sq_dist;
@@ -56,9 +59,19 @@ class Batch {
         problems_(rows.size()),
         workers_(num_workers()),
         grams_(arguments.cosine) {
+    matrices_.reserve(rows.size());  // problems point to them
     for (std::size_t b = 0; b < rows.size(); ++b) {
+      const auto known =
+          std::find_if(matrices_.begin(), matrices_.end(),
+                       [&](const RowProblem<S, T>& matrix) { return matrix.has_rows(rows[b]); });
+      const std::size_t m = known - matrices_.begin();
+      if (known == matrices_.end()) {
+        matrices_.emplace_back().set_rows(rows[b]);
+        problems_of_.emplace_back();
+      }
+      problems_of_[m].push_back(static_cast<int64_t>(b));
       Problem<S, T>& p = problems_[b];
-      p.set_rows(rows[b]);
+      p.matrix = &matrices_[m];
       p.k = k[b];
       p.label.resize(arguments.restarts);
       p.outcome.resize(arguments.restarts);
@@ -70,36 +83,40 @@ class Batch {
     const auto one = [](int64_t) { return 1; };
     const auto restarts = [&](int64_t) { return arguments_.restarts; };
     const auto runs = [&](int64_t b) { return (problems_[b].k + kRun - 1) / kRun; };
-    std::vector<Stage> stages = grams_.stages(problems_);
-    if (!initial_centers.empty()) {
-      stages.push_back({one, [&](int64_t b, int64_t, int64_t worker) {
-                          find_initial_labels(problems_[b], initial_centers[b], workers_[worker]);
-                        }});
-    }
-    stages.push_back({restarts, [&](int64_t b, int64_t restart, int64_t worker) {
-                        cluster(problems_[b], restart, workers_[worker]);
-                      }});
-    stages.push_back({one, [&](int64_t b, int64_t, int64_t) {
-                        grams_.close(problems_[b]);
-                        n_iter[b] = choose(problems_[b],
-                                           static_cast<int64_t*>(labels[b].mutable_data_ptr()));
-                      }});
-    stages.push_back({runs, [&](int64_t b, int64_t run, int64_t worker) {
-                        S* out = static_cast<S*>(centers[b].mutable_data_ptr());
-                        find_means(problems_[b], run, out, workers_[worker]);
-                      }});
-    std::vector<int64_t> on_gram;
-    for (int64_t b : by_cost(problems_)) {
-      if (!arguments_.direct[b]) {
-        on_gram.push_back(b);
-        continue;
-      }
-      run_direct(problems_[b], initial_centers.empty() ? nullptr : &initial_centers[b]);
+    const auto choose_best = [&](int64_t b, int64_t, int64_t) {
       n_iter[b] = choose(problems_[b], static_cast<int64_t*>(labels[b].mutable_data_ptr()));
-      for_each_task(runs(b),
-                    [&](int64_t run, int64_t worker) { stages.back().run(b, run, worker); });
+    };
+    const auto find_some_means = [&](int64_t b, int64_t run, int64_t worker) {
+      S* out = static_cast<S*>(centers[b].mutable_data_ptr());
+      find_means(problems_[b], run, out, workers_[worker]);
+    };
+    std::vector<Stage> stages = grams_.stages(matrices_);
+    if (!initial_centers.empty()) {
+      stages.push_back(on_gram(one, [&](int64_t b, int64_t, int64_t worker) {
+        find_initial_labels(problems_[b], initial_centers[b], workers_[worker]);
+      }));
     }
-    run_stages(on_gram, stages);
+    stages.push_back(on_gram(restarts, [&](int64_t b, int64_t restart, int64_t worker) {
+      cluster(problems_[b], restart, workers_[worker]);
+    }));
+    stages.push_back({one, [&](int64_t m, int64_t, int64_t) { grams_.close(matrices_[m]); }});
+    stages.push_back(on_gram(one, choose_best));
+    stages.push_back(on_gram(runs, find_some_means));
+    std::vector<int64_t> with_gram;
+    for (int64_t m : by_cost(matrices_)) {
+      bool gram = false;
+      for (int64_t b : problems_of_[m]) {
+        if (!arguments_.direct[b]) {
+          gram = true;
+          continue;
+        }
+        run_direct(problems_[b], initial_centers.empty() ? nullptr : &initial_centers[b]);
+        choose_best(b, 0, 0);
+        for_each_task(runs(b), [&](int64_t run, int64_t w) { find_some_means(b, run, w); });
+      }
+      if (gram) with_gram.push_back(m);
+    }
+    run_stages(with_gram, stages);
     for (std::size_t b = 0; b < problems_.size(); ++b) {
       const std::vector<double>& partial = problems_[b].partial;
       inertia[b] = std::accumulate(partial.begin(), partial.end(), 0.0);
@@ -109,10 +126,26 @@ class Batch {
  private:
   static constexpr int64_t kRun = 32;  // clusters of one task
 
+  // A stage of the problems of a matrix that go by its Gram matrix, `tasks(problem)` each.
+  template <typename Tasks, typename Run>
+  Stage on_gram(const Tasks& tasks, const Run& run) {
+    const auto count = [this, tasks](int64_t b) { return arguments_.direct[b] ? 0 : tasks(b); };
+    return {[this, count](int64_t m) {
+              int64_t total = 0;
+              for (int64_t b : problems_of_[m]) total += count(b);
+              return total;
+            },
+            [this, count, run](int64_t m, int64_t task, int64_t worker) {
+              auto b = problems_of_[m].begin();
+              for (; task >= count(*b); ++b) task -= count(*b);
+              run(*b, task, worker);
+            }};
+  }
+
   // Every restart on all threads, one after another.
   void run_direct(Problem<S, T>& p, const Tensor* initial_centers) {
-    find_scale_and_offset(p, arguments_.cosine);
-    DirectKmeans<S, T> direct(p, p.k, arguments_.settings);
+    find_scale_and_offset(*p.matrix, arguments_.cosine);
+    DirectKmeans<S, T> direct(*p.matrix, p.k, arguments_.settings);
     const void* start = initial_centers ? initial_centers->const_data_ptr() : nullptr;
     for (int64_t restart = 0; restart < arguments_.restarts; ++restart) {
       p.outcome[restart] = direct.run(restart, static_cast<const S*>(start));
@@ -122,88 +155,96 @@ class Batch {
 
   // The nearest given centre of every row; ties go to the lower centre.
   void find_initial_labels(Problem<S, T>& p, const Tensor& initial_centers, Scratch& scratch) {
+    const RowProblem<S, T>& matrix = *p.matrix;
     RowProblem<S, T> centers;
     centers.set_rows(initial_centers);
-    centers.offset = p.offset;
-    const int64_t panel = gemm_panel_size<T>(p.k, p.dims), buffer = kPanelWidth<T> * p.dims;
+    centers.offset = matrix.offset;
+    const int64_t panel = gemm_panel_size<T>(p.k, matrix.dims),
+                  buffer = kPanelWidth<T> * matrix.dims;
     T* packed = scratch.template at_least<T>(panel + buffer + kTile * p.k);
     T* product = packed + panel;  // after the packing
     centers.pack(0, p.k, packed + panel, packed);
-    std::vector<T> square(p.k), base(p.n);
+    std::vector<T> square(p.k), base(matrix.n);
     for (int64_t c = 0; c < p.k; ++c) {
       double sum = 0;
-      const T* first = packed + c / kPanelWidth<T> * kPanelWidth<T> * p.dims + c % kPanelWidth<T>;
-      for (int64_t d = 0; d < p.dims; ++d) {
+      const T* first =
+          packed + c / kPanelWidth<T> * kPanelWidth<T> * matrix.dims + c % kPanelWidth<T>;
+      for (int64_t d = 0; d < matrix.dims; ++d) {
         const double x = first[d * kPanelWidth<T>];
         sum += x * x;
       }
       square[c] = static_cast<T>(sum);
     }
-    p.initial_label.assign(p.n, 0);
-    p.initial_sq_dist.assign(p.n, kInfinity<T>);
-    for (int64_t tile = 0; tile < p.tiles(); ++tile) {
-      const int64_t first = tile * kTile, count = p.tile_rows(tile);
-      gemm_nt(p.panels + first * p.dims, count, packed, p.k, p.dims, product, p.k);
+    p.initial_label.assign(matrix.n, 0);
+    p.initial_sq_dist.assign(matrix.n, kInfinity<T>);
+    for (int64_t tile = 0; tile < matrix.tiles(); ++tile) {
+      const int64_t first = tile * kTile, count = matrix.tile_rows(tile);
+      gemm_nt(matrix.panels + first * matrix.dims, count, packed, p.k, matrix.dims, product, p.k);
       nearest_of(product, p.k, count, p.k, 0, square.data(), nullptr, base.data() + first, nullptr,
                  p.initial_sq_dist.data() + first, p.initial_label.data() + first);
     }
-    for (int64_t i = 0; i < p.n; ++i) {
-      p.initial_sq_dist[i] = std::max(T(0), p.gram[i * p.n + i] + p.initial_sq_dist[i]);
+    for (int64_t i = 0; i < matrix.n; ++i) {
+      p.initial_sq_dist[i] = std::max(T(0), matrix.gram[i * matrix.n + i] + p.initial_sq_dist[i]);
     }
   }
 
   void cluster(Problem<S, T>& p, int64_t restart, Scratch& scratch) {
+    const int64_t n = p.matrix->n;
     const Init init = arguments_.settings.init;
     Workspace<T> workspace;
-    const int64_t bytes = workspace.lay_out(nullptr, p.n, p.k, init);
-    workspace.lay_out(scratch.template at_least<char>(bytes), p.n, p.k, init);
+    const int64_t bytes = workspace.lay_out(nullptr, n, p.k, init);
+    workspace.lay_out(scratch.template at_least<char>(bytes), n, p.k, init);
     if (init == Init::kLabels) {
       std::copy(p.initial_label.begin(), p.initial_label.end(), workspace.label);
       std::copy(p.initial_sq_dist.begin(), p.initial_sq_dist.end(), workspace.minimum);
     }
     p.outcome[restart] =
-        run_host(Gram<T>{p.gram, p.n, p.k}, arguments_.settings, restart, workspace);
-    p.label[restart].assign(workspace.label, workspace.label + p.n);
+        run_host(Gram<T>{p.matrix->gram, n, p.k}, arguments_.settings, restart, workspace);
+    p.label[restart].assign(workspace.label, workspace.label + n);
   }
 
   // Takes the restart of the lowest inertia, among equal ones the first; returns its iterations.
   int64_t choose(Problem<S, T>& p, int64_t* label) {
+    const int64_t n = p.matrix->n;
     std::size_t best = 0;
     for (std::size_t restart = 1; restart < p.outcome.size(); ++restart) {
       if (p.outcome[best].worse_than(p.outcome[restart])) best = restart;
     }
     std::copy(p.label[best].begin(), p.label[best].end(), label);
     p.start.resize(p.k + 1);
-    p.order.resize(p.n);
+    p.order.resize(n);
     p.partial.resize(p.k);
-    HostTeam().members(p.n, p.k, p.label[best].data(), p.start.data(), p.order.data());
+    HostTeam().members(n, p.k, p.label[best].data(), p.start.data(), p.order.data());
     return p.outcome[best].n_iter;
   }
 
   // Means and inertia of a run of clusters in float64; members are read twice, the second time from
   // cache.
   void find_means(Problem<S, T>& p, int64_t run, S* centers, Scratch& scratch) {
-    double* mean = scratch.template at_least<double>(2 * p.dims);
-    T* buffer = reinterpret_cast<T*>(mean + p.dims);
+    const RowProblem<S, T>& matrix = *p.matrix;
+    double* mean = scratch.template at_least<double>(2 * matrix.dims);
+    T* buffer = reinterpret_cast<T*>(mean + matrix.dims);
     for (int64_t c = run * kRun; c < std::min((run + 1) * kRun, p.k); ++c) {
       const int32_t *first = p.order.data() + p.start[c], *last = p.order.data() + p.start[c + 1];
-      std::fill(mean, mean + p.dims, 0.0);
+      std::fill(mean, mean + matrix.dims, 0.0);
       for (const int32_t* i = first; i < last; ++i) {
-        add_row(p.row(*i, buffer), p.dims, p.scale[*i], mean);
+        add_row(matrix.row(*i, buffer), matrix.dims, matrix.scale[*i], mean);
       }
       const double members = static_cast<double>(last - first);
-      for (int64_t d = 0; d < p.dims; ++d) {
+      for (int64_t d = 0; d < matrix.dims; ++d) {
         mean[d] /= members;
-        centers[c * p.dims + d] = static_cast<S>(mean[d]);
+        centers[c * matrix.dims + d] = static_cast<S>(mean[d]);
       }
       p.partial[c] = 0;
       for (const int32_t* i = first; i < last; ++i) {
-        p.partial[c] += sq_dist_to(p.row(*i, buffer), p.dims, p.scale[*i], mean);
+        p.partial[c] += sq_dist_to(matrix.row(*i, buffer), matrix.dims, matrix.scale[*i], mean);
       }
     }
   }
 
   const Arguments arguments_;
+  std::vector<RowProblem<S, T>> matrices_;         // each once
+  std::vector<std::vector<int64_t>> problems_of_;  // per matrix
   std::vector<Problem<S, T>> problems_;
   std::vector<Scratch> workers_;
   HostGrams<S, T> grams_;

@@ -60,7 +60,7 @@ int64_t lay_out(char* base, std::vector<DeviceProblem>& table, DeviceBatch& batc
   Layout layout{base, 0};
   layout.take(batch.problems, batch.size);
   for (DeviceProblem& p : table) {
-    take_scratch(layout, p);
+    take_scratch(layout, table, p);
     layout.take(p.partial, p.k);
     layout.take(p.outcome, batch.restarts);
     layout.take(p.best, 1);
@@ -108,7 +108,7 @@ void run_gram(Call& call) {
   std::vector<DeviceProblem> table = table_of(call, false, batch);
   if (table.empty()) return;
   const auto cost = [](const DeviceProblem& p) { return p.n * (p.n + 8 * p.k); };
-  sort_and_count(table, batch, cost, gram_tiles);
+  sort_and_count(table, batch, cost, gram_tiles<DeviceProblem>);
   count_clusters(table, batch);
   run(call, table, batch, launch_kmeans);
 }
@@ -129,11 +129,13 @@ void run_direct(Call& call) {
   if (table.empty()) return;
   batch.rounds = call.arguments.rounds && batch.storage != Storage::kFloat64;
   if (batch.rounds) check_tensor_cores(call.rows[0].get_device_index());
-  const auto tiles = [](int64_t n) { return (n + kRowTile - 1) / kRowTile; };
+  const auto tiles = [](const std::vector<DirectProblem>&, const DirectProblem& p) {
+    return (p.n + kRowTile - 1) / kRowTile;
+  };
   sort_and_count(table, batch, [](const DirectProblem& p) { return p.n * p.k; }, tiles);
   count_clusters(table, batch);
   for (DirectProblem& p : table) {
-    p.tiles = tiles(p.n);
+    p.tiles = tiles(table, p);
     p.operand_bytes = operand_bytes(p.dims, batch.storage, batch.rounds);
     batch.most_clusters = std::max(batch.most_clusters, p.k);
   }

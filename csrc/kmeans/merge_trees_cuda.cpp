@@ -15,7 +15,7 @@ int64_t lay_out(char* base, std::vector<TreeProblem>& table, DeviceGrams<TreePro
   Layout layout{base, 0};
   layout.take(batch.problems, batch.size);
   for (TreeProblem& p : table) {
-    take_scratch(layout, p);
+    take_scratch(layout, table, p);
     p.tree.lay_out(layout, p.n);
   }
   return layout.used;
@@ -33,7 +33,7 @@ MergeTrees merge_trees_cuda(std::vector<Tensor> rows) {
   }
   DeviceGrams<TreeProblem> batch{};
   batch.storage = storage_of("merge_trees", rows[0]);
-  sort_and_count(table, batch, [](const TreeProblem& p) { return p.n; }, gram_tiles);
+  sort_and_count(table, batch, [](const TreeProblem& p) { return p.n; }, gram_tiles<TreeProblem>);
   const int64_t bytes = lay_out(nullptr, table, batch);
   Tensor scratch = torch::stable::new_empty(rows[0], {bytes}, ScalarType::Byte);
   lay_out(static_cast<char*>(scratch.mutable_data_ptr()), table, batch);
