@@ -3,7 +3,8 @@
 // Problem    rows X (N, D) of every problem; see merge_trees.h for the contract.
 // Formula    G = X X^T in float64, then ward.h on G.
 // Bound      latency of the chain: up to 3 N block-wide minima over rows of N distances, one after
-//            the other, and N column writes.
+//            the other; a merge writes one row, and what it changes in others is fetched when they
+//            are next read (ward.h).
 // Plan       one block per problem, longest first; the batch is the parallelism.
 // Rejected   several blocks per problem (a grid-wide barrier costs more than a minimum), one launch
 //            per merge.
