@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness import DEVICE, sgemm_rate, synchronize
+from harness import CUDA, DEVICE, cpu_module, sgemm_rate, timed
 from oskt_ext import kmeans
 from shapes import resnet50_convs
 from short_training import WEIGHTS
@@ -75,7 +75,7 @@ def ours(**options: object) -> Labels:
 
 
 def sklearn_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
-    cluster = pytest.importorskip("sklearn.cluster")
+    cluster = cpu_module("sklearn.cluster")
     return [
         torch.from_numpy(cluster.KMeans(m, n_init=1, random_state=0).fit(x.cpu().numpy()).labels_)
         for x, m in zip(rows, k)
@@ -83,7 +83,7 @@ def sklearn_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
 
 
 def sklearn_ward(rows: list[Tensor], k: list[int]) -> list[Tensor]:
-    cluster = pytest.importorskip("sklearn.cluster")
+    cluster = cpu_module("sklearn.cluster")
     return [
         torch.from_numpy(cluster.AgglomerativeClustering(m).fit_predict(x.cpu().numpy()))
         for x, m in zip(rows, k)
@@ -91,7 +91,7 @@ def sklearn_ward(rows: list[Tensor], k: list[int]) -> list[Tensor]:
 
 
 def faiss_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
-    faiss = pytest.importorskip("faiss")
+    faiss = cpu_module("faiss")
     labels = []
     for x, m in zip(rows, k):
         points = x.cpu().numpy()
@@ -117,13 +117,8 @@ METHODS: dict[str, Labels] = {
 def labels_timed(benchmark: Any, method: str, rows: list[Tensor], k: list[int]) -> None:
     """Times a method and notes the inertia of its labels; scikit-learn, in seconds, runs once."""
 
-    def call() -> list[Tensor]:
-        labels = METHODS[method](rows, k)
-        synchronize()
-        return labels
-
-    rounds, warm_up = (1, 0) if method.startswith("sklearn") else (9, 1)
-    labels = benchmark.pedantic(call, rounds=rounds, warmup_rounds=warm_up)
+    rounds, warmup = (1, 0) if method.startswith("sklearn") else (9, 1)
+    labels = timed(benchmark, lambda: METHODS[method](rows, k), rounds=rounds, warmup=warmup)
     benchmark.extra_info["inertia"] = inertia_of(rows, labels, k)
 
 
@@ -188,7 +183,7 @@ BATCHED: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 }
 
 
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="minutes long on a CPU")
+@pytest.mark.skipif(not CUDA, reason="minutes long on a CPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
     "shape", [(8, 16384, 128, 100), (32, 16384, 128, 1000), (8, 131072, 128, 1000)], ids=str
@@ -200,12 +195,7 @@ def test_equal_problems(benchmark, method, shape, dtype):
     rows = torch.stack([blobs(n, d, k, seed) for seed in range(b)]).to(DEVICE, dtype)
     centers = rows[:, :k].contiguous()
 
-    def call() -> Tensor:
-        labels = BATCHED[method](rows, centers, 10)
-        synchronize()
-        return labels
-
-    labels = benchmark.pedantic(call, rounds=9, warmup_rounds=1)
+    labels = timed(benchmark, lambda: BATCHED[method](rows, centers, 10))
     benchmark.extra_info["flop"] = 10 * 2 * b * n * k * d
     benchmark.extra_info["inertia"] = inertia_of([*rows], [*labels], [k] * b)
 
@@ -216,9 +206,8 @@ def test_gemm(benchmark):
     def call() -> None:
         for x in rows:
             torch.mm(x, x.T)
-        synchronize()
 
-    benchmark.pedantic(call, rounds=9, warmup_rounds=1)
+    timed(benchmark, call)
     flop = sum(len(x) * x.numel() for x in rows)
     benchmark.extra_info["flop"] = 2 * flop
     benchmark.extra_info["syrk_s"] = flop / sgemm_rate()

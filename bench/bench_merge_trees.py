@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench_kmeans import DATA, problems
-from harness import synchronize
+from harness import cpu_module, timed
 from oskt_ext import merge_trees
 
 Heights = Callable[[list[Tensor]], list[NDArray[np.float64]]]
@@ -28,13 +28,13 @@ def ours(rows: list[Tensor]) -> list[NDArray[np.float64]]:
 
 
 def scipy_linkage(rows: list[Tensor]) -> list[NDArray[np.float64]]:
-    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
+    hierarchy = cpu_module("scipy.cluster.hierarchy")
     trees = [hierarchy.linkage(x.cpu().numpy(), method="ward") for x in rows]
     return [tree[:, 2] ** 2 / 2 for tree in trees]
 
 
 def sklearn_tree(rows: list[Tensor]) -> list[NDArray[np.float64]]:
-    cluster = pytest.importorskip("sklearn.cluster")
+    cluster = cpu_module("sklearn.cluster")
     trees = [
         cluster.AgglomerativeClustering(None, distance_threshold=0).fit(x.cpu().numpy())
         for x in rows
@@ -49,7 +49,7 @@ METHODS: dict[str, Heights] = {"ours": ours, "scipy": scipy_linkage, "sklearn": 
 @pytest.mark.parametrize("method", METHODS)
 def test_resnet50(benchmark, kind, method):
     rows, k = problems(kind)
-    heights = benchmark.pedantic(lambda: METHODS[method](rows), rounds=3, warmup_rounds=1)
+    heights = timed(benchmark, lambda: METHODS[method](rows), rounds=3)
     lost = [np.sort(h)[: len(x) - clusters].sum() for x, h, clusters in zip(rows, heights, k)]
     benchmark.extra_info["inertia"] = float(sum(lost))
 
@@ -60,7 +60,6 @@ def test_gemm(benchmark):
     def call() -> None:
         for x in rows:
             torch.mm(x, x.T)
-        synchronize()
 
-    benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+    timed(benchmark, call, rounds=3)
     benchmark.extra_info["flop"] = sum(2 * len(x) * x.numel() for x in rows)

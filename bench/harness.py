@@ -1,4 +1,8 @@
-"""Roofs of this machine, measured in the same run as the numbers that are held against them."""
+"""The one clock of the benchmarks, and the roofs of this machine, measured in the same run.
+
+A time is the wall clock's on the CPU and the device's own on a GPU: two events on the stream, put
+behind a pause, so that neither launches nor what came before is in it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 DEVICE = torch.device(os.environ.get("OSKT_BENCH_DEVICE", "cpu"))
+CUDA = DEVICE.type == "cuda"
+PAUSE_CYCLES = 20_000_000  # some 10 ms, in which the host launches all but the slowest peers
 
 
 def keep_freed_memory() -> None:
@@ -28,22 +35,62 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
-def synchronize(device: torch.device = DEVICE) -> None:
-    """Wait for the device; nothing to wait for on the CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+class DeviceInstant:
+    """Where the GPU's stream stands now. A difference is seconds, and waits for the later one."""
+
+    def __init__(self) -> None:
+        self.event = torch.cuda.Event(enable_timing=True)
+        self.event.record()
+
+    def __sub__(self, earlier: DeviceInstant) -> float:
+        self.event.synchronize()
+        return earlier.event.elapsed_time(self.event) / 1e3
+
+
+now: Callable[[], Any] = DeviceInstant if CUDA else time.perf_counter
+
+
+def pause() -> None:
+    """Keep the GPU busy without the memory, so that the host can launch ahead of it."""
+    if CUDA:
+        torch.cuda._sleep(PAUSE_CYCLES)
+
+
+def timed(
+    benchmark: Any, call: Callable[[], Any], *, rounds: int = 9, warmup: int = 1,
+    prepare: Callable[[], Any] | None = None,
+) -> Any:  # fmt: skip
+    """Time `call` (`prepare` before each is not timed); what it returned last."""
+
+    def before() -> None:
+        if prepare is not None:
+            prepare()
+        pause()
+
+    return benchmark.pedantic(call, setup=before, rounds=rounds, warmup_rounds=warmup)
 
 
 def seconds_of(call: Callable[[], Any], rounds: int = 15) -> float:
     """The median time of one call, after two calls to warm up."""
     times = []
     for _ in range(rounds + 2):
-        synchronize()
+        pause()
+        start = now()
+        call()
+        times.append(now() - start)
+    return sorted(times[2:])[rounds // 2]
+
+
+def waited_for(call: Callable[[], Any], rounds: int = 9) -> float:
+    """The median time that a caller on an idle GPU waits: launches and synchronisation too."""
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
         start = time.perf_counter()
         call()
-        synchronize()
+        torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return sorted(times[2:])[rounds // 2]
+    return sorted(times)[rounds // 2]
 
 
 def copy_bandwidth(nbytes: int = 128 << 20) -> float:
@@ -54,22 +101,22 @@ def copy_bandwidth(nbytes: int = 128 << 20) -> float:
 
 
 def against_copy(
-    benchmark: Any, nbytes: int, step: Callable[[], Any], setup: Callable[[], Any] | None = None
+    benchmark: Any, nbytes: int, step: Callable[[], Any], prepare: Callable[[], Any] | None = None
 ) -> None:
-    """Time `step`; `setup` before each is not timed.
+    """Time `step`; `prepare` before each is not timed.
 
     extra_info gets `bytes`, the traffic that it cannot avoid, `roof_s`, the time of as many bytes
-    at the bandwidth of a copy that no cache holds, and the `ratio` of the two.
+    at the bandwidth of a copy that no cache holds, and on a GPU `call_s`, what a caller waits for.
 
     The bandwidth is measured right before and right after: other tenants of the machine move it.
     """
     keep_freed_memory()
     before = copy_bandwidth()
-    prepare = None if setup is None else lambda: (setup(), None)[1]
-    benchmark.pedantic(step, setup=prepare, rounds=9, warmup_rounds=2)
+    timed(benchmark, step, warmup=2, prepare=prepare)
     roof = nbytes * (1 / before + 1 / copy_bandwidth()) / 2
-    median = benchmark.stats.stats.median
-    benchmark.extra_info.update(bytes=nbytes, roof_s=roof, ratio=median / roof)
+    benchmark.extra_info.update(bytes=nbytes, roof_s=roof)
+    if CUDA:
+        benchmark.extra_info["call_s"] = waited_for(step)
 
 
 @cache
@@ -78,3 +125,13 @@ def sgemm_rate(size: int = 2048) -> float:
     a = torch.ones(size, size, device=DEVICE)
     out = torch.empty_like(a)
     return 2 * size**3 / seconds_of(lambda: torch.mm(a, a, out=out), rounds=5)
+
+
+def cpu_module(name: str) -> Any:
+    """The module of a peer that computes on the CPU.
+
+    Skips where it is not installed, and on a GPU, whose peers are those that run there.
+    """
+    if CUDA:
+        pytest.skip(f"{name} computes on the CPU")
+    return pytest.importorskip(name)
