@@ -1,4 +1,4 @@
-"""Features and labels of the sizes of ReID test sets, a peer, and the memory that a call takes."""
+"""Test sets of ReID sizes on the device, a peer's second half, and the memory that a call takes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+from harness import CUDA, DEVICE
 
 T = TypeVar("T")
 
@@ -52,29 +54,37 @@ def problem(size: Size, noise: float = 3.0) -> list[Tensor]:
             rows += centers[part]
             rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         sides.append(side)
-    return [*sides, query_ids, gallery_ids, *cameras]
+    return [x.to(DEVICE) for x in (*sides, query_ids, gallery_ids, *cameras)]
 
 
-def mean_precision(
+def precisions(
     order: Tensor,
     query_ids: Tensor,
     gallery_ids: Tensor,
     query_cameras: Tensor,
     gallery_cameras: Tensor,
-) -> float:
-    """The mAP of whole rankings [Q, G] in torch without a loop: the second half of a peer."""
+) -> Tensor:
+    """The average precision of every query with a hit, from whole rankings [Q, G], in torch."""
     same = gallery_ids[order] == query_ids[:, None]
     keep = ~(same & (gallery_cameras[order] == query_cameras[:, None]))
     hits = same & keep
     precision = hits.cumsum(1).double() / keep.cumsum(1).clamp(min=1)
     found = hits.sum(1)
     valid = found > 0
-    return float((((precision * hits).sum(1))[valid] / found[valid]).mean())
+    return (precision * hits).sum(1)[valid] / found[valid]
 
 
 def with_peak(call: Callable[[], T]) -> tuple[T, float]:
-    """What a call returns, and by how many MiB it raises the resident set at its peak (Linux)."""
+    """What a call returns, and by how many MiB it raises the memory in use at its peak.
+
+    That is the memory that torch has given out on a GPU, and the resident set (Linux) on the CPU.
+    """
     gc.collect()
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        result = call()
+        return result, round((torch.cuda.max_memory_allocated() - held) / 2**20, 1)
     ctypes.CDLL(None).malloc_trim(0)  # else memory kept from earlier calls hides the growth
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
     before = _memory_mib("VmRSS")
