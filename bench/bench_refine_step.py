@@ -16,7 +16,7 @@ from statistics import median
 import pytest
 import torch
 
-from harness import CUDA, DEVICE, keep_freed_memory, now
+from harness import CUDA, DEVICE, keep_freed_memory, now, timed
 from oskt.chain import ChainLadder
 from oskt.models import ResNet
 from oskt.train import RECIPES
@@ -87,4 +87,4 @@ def test_refine_step(benchmark, kind, widths, precision):
     )
     name = "nested" if nested else "chain"
     benchmark.group = "-".join([name, *map(str, widths)])
-    benchmark.pedantic(refine, rounds=2, iterations=1)
+    timed(benchmark, refine, rounds=2)

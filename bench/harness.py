@@ -67,7 +67,11 @@ def timed(
             prepare()
         pause()
 
-    return benchmark.pedantic(call, setup=before, rounds=rounds, warmup_rounds=warmup)
+    try:
+        return benchmark.pedantic(call, setup=before, rounds=rounds, warmup_rounds=warmup)
+    except BaseException:  # a skip or Ctrl-C; pytest-benchmark fails to report what has no rounds
+        benchmark.has_error = True
+        raise
 
 
 def seconds_of(call: Callable[[], Any], rounds: int = 15) -> float:

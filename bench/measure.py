@@ -3,9 +3,9 @@
     python bench/measure.py [--device cuda] [--seconds 600] [expand kmeans ...]
 
 <suite>.json says where its numbers come from (machine, source_hash, torch, commit, date), whether
-the suite ran to its end within the time box ("complete"), and holds one row per benchmark: name,
-group, parameters, extra_info, rounds, and the median, 20th and 80th percentile of one call in
-seconds.
+the suite ran to its end within its share of the time ("complete"), and holds one row per benchmark:
+name, group, parameters, extra_info, rounds, the median, 20th and 80th percentile of one call in
+seconds, and what rows.py says of it beside the other rows. The same is printed as a table.
 """
 
 from __future__ import annotations
@@ -16,18 +16,29 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rows import Row, comparisons
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONPATH = os.pathsep.join(
     [str(ROOT), str(ROOT / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+
+# Suite -> its share of the time; in order of value, so that a short session has the best of it.
+SUITES = {
+    "kmeans": 6, "expand": 3, "refining_loss": 2, "retrieval_metrics": 4, "merge_trees": 2,
+    "k_reciprocal": 5, "refine_step": 4, "distance_metrics": 2,
+}  # fmt: skip
+GRACE_SECONDS = 20
 
 
 def output_of(*command: str) -> str:
@@ -96,7 +107,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def compact(report: dict[str, Any]) -> list[dict[str, Any]]:
+def compact(report: dict[str, Any]) -> list[Row]:
     """The rows of one pytest-benchmark report, its single timings reduced to three quantiles."""
     rows = []
     for one in report["benchmarks"]:
@@ -114,7 +125,7 @@ def compact(report: dict[str, Any]) -> list[dict[str, Any]]:
                 "p80_s": high,
             }
         )
-    return rows
+    return [row | comparisons(rows, row) for row in rows]
 
 
 def quantiles(times: list[float]) -> tuple[float, float]:
@@ -125,38 +136,80 @@ def quantiles(times: list[float]) -> tuple[float, float]:
     return fifths[0], fifths[3]
 
 
-def run_suite(path: Path, device: str, seconds: float) -> tuple[bool, list[dict[str, Any]]]:
+def run_within(seconds: float, command: list[str], **environment: str) -> int | None:
+    """The exit status of a pytest command, None where it had to be stopped.
+
+    It is stopped as by Ctrl-C, on which pytest still reports what has run until then.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)
+    try:
+        return process.wait(max(1.0, seconds))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return None
+
+
+def run_suite(suite: str, device: str, seconds: float) -> tuple[bool, list[Row]]:
     """Whether the whole suite ran well within the time, and the rows that it left."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
-        command = [sys.executable, "-m", "pytest", str(path), "--benchmark-enable"]
+        command = [sys.executable, "-m", "pytest", f"bench/bench_{suite}.py", "--benchmark-enable"]
         command += ["--benchmark-columns=median,iqr,rounds", f"--benchmark-json={report}"]
-        environment = os.environ | {"PYTHONPATH": PYTHONPATH, "OSKT_BENCH_DEVICE": device}
-        try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, timeout=max(1.0, seconds))
-        except subprocess.TimeoutExpired:
-            return False, []
+        status = run_within(seconds, command, PYTHONPATH=PYTHONPATH, OSKT_BENCH_DEVICE=device)
         if not report.exists() or report.stat().st_size == 0:
             return False, []
-        return done.returncode == 0, compact(json.loads(report.read_text()))
+        return status == 0, compact(json.loads(report.read_text()))
 
 
-def measure(device: str, seconds: float, suites: list[str]) -> list[str]:
-    """Run the suites (all if none is named) within the time box; the names of those that failed."""
+def line(row: Row) -> str:
+    """A row of the table: the time and its spread, what it is held against, its answer."""
+    median, low, high = (1e3 * row[key] for key in ("median_s", "p20_s", "p80_s"))
+    floor = f"{row['to_floor']:.2f}x floor" if "to_floor" in row else ""
+    peer = f"{row['to_peer']:.3g}x {row['best_peer']}" if "to_peer" in row else ""
+    answer = [
+        f"{title} {row['extra'][key]:.6g}"
+        for key, title in (("inertia", "inertia"), ("error", "error"), ("mAP", "mAP"))
+        if key in row["extra"]
+    ]
+    answer += [f"{row['to_ward']:.4f} of Ward's"] if "to_ward" in row else []
+    answer += [f"{row['extra']['peak_mib']:.0f} MiB"] if "peak_mib" in row["extra"] else []
+    name = row["name"].removeprefix("test_")
+    spread = f"({low:.4g} to {high:.4g})"
+    return f"{name:44} {median:10.4g} ms {spread:22} {floor:13} {peer:22} {', '.join(answer)}"
+
+
+def measure(
+    device: str, seconds: float, suites: list[str], after_each: Callable[[], None] = lambda: None
+) -> list[str]:
+    """Run the suites (all if none is named) within the time box; the names of those that failed.
+
+    A suite has its share of what is left, so that a slow one takes nothing from the others, and
+    what a quick one leaves is theirs.
+    """
     folder = results_folder(device)
     facts = provenance(device)
     deadline = time.monotonic() + seconds
-    failed = []
-    for path in sorted((ROOT / "bench").glob("bench_*.py")):
-        suite = path.stem.removeprefix("bench_")
-        if suites and suite not in suites:
-            continue
+    waiting = [suite for suite in SUITES if not suites or suite in suites]
+    failed, table = [], []
+    while waiting:
+        share = SUITES[waiting[0]] / sum(SUITES[suite] for suite in waiting)
+        suite = waiting.pop(0)
+        started = time.monotonic()
         print(f"bench: {suite} on {facts['machine']}", flush=True)
-        complete, rows = run_suite(path, device, deadline - time.monotonic())
+        complete, rows = run_suite(suite, device, share * (deadline - started))
         if not complete:
             failed.append(suite)
         if rows:
             write_json(folder / f"{suite}.json", facts | {"complete": complete, "rows": rows})
+        table += [f"\n{suite}, {time.monotonic() - started:.0f} s", *map(line, rows)]
+        after_each()
+    print("\n".join(table))
     print(f"bench: results in {folder.relative_to(ROOT)}, not complete: {failed or 'none'}")
     return failed
 
@@ -167,6 +220,8 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--seconds", type=float, default=1800, help="time box of the whole run")
     options = parser.parse_args()
+    if unknown := set(options.suites) - set(SUITES):
+        parser.error(f"suites must be of {', '.join(SUITES)}, got {', '.join(sorted(unknown))}")
     return int(measure(options.device, options.seconds, options.suites) != [])
 
 

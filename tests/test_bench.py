@@ -1,0 +1,73 @@
+"""The parts of the benchmark harness that must be right before a GPU is there to use it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.rows import comparisons
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "bench")
+    import measure
+
+    return measure
+
+
+def row(name, provider, seconds, **extra):
+    parameters = {"name": provider, "size": "small"}
+    return {"name": f"{name}[{provider}]", "parameters": parameters, "extra": extra} | {
+        "median_s": seconds
+    }
+
+
+def test_a_row_beside_others():
+    rows = [
+        row("test_a", "ours", 2.0, inertia=9.0),
+        row("test_a", "sklearn", 8.0, inertia=10.0),
+        row("test_a", "sklearn-ward", 6.0, inertia=12.0),
+        row("test_a", "product_alone", 1.0),
+        row("test_b", "faiss", 0.1),
+    ]
+    ours = {"to_floor": 2.0, "to_peer": 3.0, "best_peer": "sklearn-ward", "to_ward": 0.75}
+    assert comparisons(rows, rows[0]) == ours
+    assert comparisons(rows, rows[1]) == {"to_floor": 8.0, "to_ward": 10 / 12}
+    assert comparisons(rows, rows[3]) == {}
+    measured_roof = row("test_c", "oskt", 3.0, roof_s=2.0)
+    assert comparisons([measured_roof], measured_roof) == {"to_floor": 1.5}
+
+
+def test_suites_are_those_in_the_folder(measure):
+    files = {p.stem.removeprefix("bench_") for p in (measure.ROOT / "bench").glob("bench_*.py")}
+    assert set(measure.SUITES) == files
+
+
+def test_interrupted_or_skipped_benchmarks_cost_their_own_rows_alone(measure, tmp_path):
+    (tmp_path / "conftest.py").write_text((measure.ROOT / "bench/conftest.py").read_text())
+    suite = tmp_path / "bench_three.py"
+    suite.write_text(
+        "import os, pytest, signal\n"
+        "from harness import timed\n"
+        "def test_done(benchmark): timed(benchmark, lambda: None)\n"
+        "def test_skipped(benchmark): timed(benchmark, lambda: pytest.skip('no peer'))\n"
+        "def test_stopped(benchmark):\n"
+        "    timed(benchmark, lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    )
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pytest", str(suite), f"--benchmark-json={report}"]
+    paths = f"{measure.PYTHONPATH}:{measure.ROOT / 'bench'}"
+    measure.run_within(600, [*command, "--benchmark-enable"], PYTHONPATH=paths)
+    assert [row["name"] for row in measure.compact(json.loads(report.read_text()))] == ["test_done"]
+
+
+def test_a_line_of_the_table(measure):
+    times = {"median_s": 0.002, "p20_s": 0.0019, "p80_s": 0.0021}
+    held = {"to_floor": 1.5, "to_peer": 3.0, "best_peer": "faiss", "to_ward": 0.99}
+    said = measure.line({"name": "test_a[b]", "extra": {"inertia": 7.0}} | times | held)
+    words = "a[b] 2 ms (1.9 to 2.1) 1.50x floor 3x faiss inertia 7, 0.9900 of Ward's"
+    assert said.split() == words.split()
