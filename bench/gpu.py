@@ -2,11 +2,13 @@
 
     python3 bench/gpu.py [--seconds 540]
 
-Uses the Python that runs it, whose torch must be built with CUDA, and installs nothing. The suite
-runs with OSKT_REQUIRE_CUDA=1, so that a GPU that does not work is a failure and never a skip.
-Results lie in bench/results/<gpu>/ and, when OUT is set, are copied there: verified.json (which
-sources passed which tests on which GPU) is written as soon as the tests end, <suite>.json after
-each benchmark suite. The exit status is 1 when anything failed.
+Uses the Python that runs it, whose torch must be built with CUDA, and installs nothing. What is
+worth most comes first: the tests that need a GPU, with OSKT_REQUIRE_CUDA=1, so that a GPU that does
+not work is a failure and never a skip; the benchmarks; in what time is left, the other tests. What
+must be stopped leaves what it has until then.
+Results lie in bench/results/<gpu>/: verified.json (which sources passed which tests on which GPU)
+and <suite>.json. When OUT is set, they are copied there as one archive after every step, because
+who lends a GPU may hand back a few files alone. The exit status is 1 when anything failed.
 """
 
 from __future__ import annotations
@@ -23,10 +25,20 @@ from pathlib import Path
 
 import torch
 
-from measure import PYTHONPATH, ROOT, measure, provenance, results_folder, write_json
+from measure import (
+    PYTHONPATH,
+    ROOT,
+    measure,
+    provenance,
+    results_folder,
+    run_within,
+    write_json,
+)
 
 BUILD_SECONDS = 240
-RESERVE_SECONDS = 15  # for copying and a clean end inside the time box
+RESERVE_SECONDS = 30  # for stopping, copying and a clean end inside the time box
+TESTS_SHARE = 0.5  # of what the build leaves; the benchmarks have the rest
+Counts = dict[str, "int | bool"]
 
 
 def build() -> None:
@@ -39,18 +51,17 @@ def build() -> None:
     )
 
 
-def run_tests(seconds: float) -> dict[str, int | bool]:
-    """Run the suite; how many tests passed, failed and were skipped, and whether it finished."""
-    counts: dict[str, int | bool] = dict.fromkeys(("passed", "failed", "skipped"), 0)
+def run_tests(seconds: float, *chosen: str) -> Counts:
+    """Run the tests chosen; how many passed, failed and were skipped, and whether it finished."""
+    counts: Counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", "--tb=short", "-rf"]
-        environment = {"PYTHONPATH": PYTHONPATH, "OSKT_REQUIRE_CUDA": "1"}
-        try:
-            subprocess.run(command, cwd=ROOT, env=os.environ | environment, timeout=seconds)
-        except subprocess.TimeoutExpired:
+        command = [sys.executable, "-m", "pytest", *chosen, f"--junitxml={report}"]
+        command += ["--tb=short", "-rf", "--continue-on-collection-errors"]
+        status = run_within(seconds, command, PYTHONPATH=PYTHONPATH, OSKT_REQUIRE_CUDA="1")
+        if status is None:
             print(f"gpu: the tests were stopped after {seconds:.0f} s", file=sys.stderr)
-        counts["finished"] = report.exists()
+        counts["finished"] = status is not None and report.exists()
         if report.exists():
             for suite in ElementTree.parse(report).getroot().iter("testsuite"):
                 total, *lost = (
@@ -65,7 +76,7 @@ def run_tests(seconds: float) -> dict[str, int | bool]:
 def hand_over(folder: Path) -> None:
     """Copy the results to $OUT, if the caller asked for that."""
     if out := os.environ.get("OUT"):
-        shutil.copytree(folder, Path(out) / folder.name, dirs_exist_ok=True)
+        shutil.make_archive(str(Path(out) / folder.name), "zip", folder.parent, folder.name)
 
 
 def main() -> int:
@@ -83,18 +94,22 @@ def main() -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "python")]
     folder = results_folder("cuda")
 
-    # The tests may take all but a quarter of what is left; the benchmarks get the rest.
-    counts = run_tests(0.75 * (deadline - time.monotonic()))
+    def left() -> float:
+        return deadline - time.monotonic() - RESERVE_SECONDS
+
+    counts = run_tests(TESTS_SHARE * left(), "tests", "-m", "cuda and not slow")
     verified = counts["finished"] and counts["failed"] == 0 and counts["passed"] > 0
-    write_json(
-        folder / "verified.json", provenance("cuda") | {"verified": verified, "tests": counts}
-    )
+    evidence = provenance("cuda") | {"verified": verified, "tests": counts}
+    write_json(folder / "verified.json", evidence)
     hand_over(folder)
 
-    incomplete = measure("cuda", deadline - time.monotonic() - RESERVE_SECONDS, [])
+    incomplete = measure("cuda", left(), [], after_each=lambda: hand_over(folder))
+
+    others = run_tests(left(), "-m", "not cuda and not slow") if left() > 0 else {}
+    write_json(folder / "verified.json", evidence | {"other_tests": others})
     hand_over(folder)
-    print(f"gpu: {counts}; results in {folder.relative_to(ROOT)}")
-    return int(not verified or incomplete != [])
+    print(f"gpu: {counts}, without a GPU {others}; results in {folder.relative_to(ROOT)}")
+    return int(not verified or incomplete != [] or others.get("failed", 0) > 0)
 
 
 if __name__ == "__main__":
