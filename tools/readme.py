@@ -17,12 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench.rows import OURS, Row, beside, comparisons, provider
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/compare/README.md")
 DEMO = ROOT / "docs" / "demo"
 COMPARE = ROOT / "docs" / "compare"
 RESULTS = ROOT / "bench" / "results"
-sys.path[:0] = [str(ROOT), str(ROOT / "python")]
+sys.path.insert(1, str(ROOT / "python"))
 
 
 def demo_table() -> str:
@@ -302,13 +305,22 @@ def _by_width(rows: list[Any]) -> list[str]:
 
 
 def suites() -> dict[str, dict[str, Any]]:
-    """Stored benchmark suites of CPUs, by name."""
-    found = {}
-    for path in sorted(RESULTS.glob("*/*.json")):
-        content = json.loads(path.read_text())
-        if path.name != "verified.json" and "nvidia" not in path.parent.name.lower():
-            found[path.stem] = content
-    return found
+    """The stored benchmark suites of one CPU, by name: that with the most complete ones, or newest.
+
+    One alone, because times of two machines in one table would be read against each other.
+    """
+    machines = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+        if found and not any("cuda" in content for content in found.values()):
+            machines.append(found)
+    return max(
+        machines,
+        key=lambda found: (
+            sum(content["complete"] for content in found.values()),
+            max(content["date"] for content in found.values()),
+        ),
+    )
 
 
 # suite -> (our row, the rows to show: words that all stand in its group or case)
@@ -321,8 +333,8 @@ SHOWN = {
     "refining_loss": ("oskt", ["resnet50, gradients to both", "resnet50, gradients to chain",
                                "vit-b, gradients to both"]),
     "retrieval_metrics": ("ours", ["market_2048", "msmt17_2048"]),
-    "k_reciprocal": ("ours", ["small_2048", "market_2048"]),
-    "refine_step": ("", ["chain-8", "chain-16", "chain-32", "nested-8"]),
+    "k_reciprocal": ("ours", ["small_2048", "market_2048", "msmt17_2048"]),
+    "refine_step": ("", ["chain-8", "chain-16", "chain-32", "nested-8", "nested-8-16-32"]),
 }  # fmt: skip
 WHAT = {
     "expand": "`expand` (select, merge: nested chains)",
@@ -336,44 +348,48 @@ WHAT = {
 
 
 def bench_table() -> str:
-    """Our median beside every peer's of the same run; for k-means the inertia too."""
+    """Our median and all others of the same run; the inertia of k-means, the memory of rankings."""
     stored = suites()
-    lines = ["| work | case | oskt | peers in the same run |", "|---|---|---:|---|"]
+    lines = [
+        "| work | case | oskt | faster than the best peer | others in the same run |",
+        "|---|---|---:|---:|---|",
+    ]
     for suite, (our_name, cases) in SHOWN.items():
-        if suite not in stored:
-            continue
+        rows = stored[suite]["rows"] if suite in stored else []
         for case in cases:
-            rows = [r for r in stored[suite]["rows"] if case_of(r).endswith(case)]
-            ours = [r for r in rows if provider(r) == our_name]
-            peers = [r for r in rows if provider(r) not in ("", our_name, *OTHER_WAYS)]
-            if ours:
-                cell = "; ".join(f"{provider(r)} {measured(r)}" for r in peers)
-                cell = cell or f"{ours[0]['extra']['ratio']:.2f} of a teacher-only step"
-                lines.append(f"| {WHAT[suite]} | {case} | {measured(ours[0])} | {cell} |")
+            ours = [r for r in rows if provider(r) == our_name and title_of(r).endswith(case)]
+            if not ours:
+                continue
+            others = [r for r in beside(rows, ours[0]) if provider(r) not in OURS]
+            held = comparisons(rows, ours[0])
+            faster = f"{held['to_peer']:.2g}x" if "to_peer" in held else ""
+            cell = "; ".join(f"{provider(r)} {measured(r)}" for r in others)
+            if suite == "refine_step":
+                cell = f"{held['to_floor']:.2f} of a teacher-only step"
+            lines.append(f"| {WHAT[suite]} | {case} | {measured(ours[0])} | {faster} | {cell} |")
     first = next(iter(stored.values()))
     where = f"{first['machine']}, {first['cpu_threads']} threads, torch {first['torch']}"
     commits = sorted({content["commit"][:10] for content in stored.values()})
-    lines += ["", f"{where}, commit {', '.join(commits)}. k-means cells: time (inertia)."]
+    lines += [
+        "",
+        f"{where}, commit {', '.join(commits)}. In brackets: inertia (k-means), MiB in use at the "
+        "peak (rankings).",
+    ]
     return "\n".join(lines)
 
 
-OTHER_WAYS = ("lloyd", "hartigan", "ward")  # our own slower or weaker settings
-
-
-def case_of(row: dict[str, Any]) -> str:
+def title_of(row: Row) -> str:
+    """The words by which SHOWN names a case."""
     given = row["parameters"]
     group, kind = row["group"] or "", given.get("kind", given.get("size", ""))
     return group if kind in ("oskt", "nested") else f"{group} {kind}".strip()  # a chain's is in it
 
 
-def provider(row: dict[str, Any]) -> str:
-    given = row["parameters"]
-    return str(given.get("provider") or given.get("method") or given.get("name") or "")
-
-
-def measured(row: dict[str, Any]) -> str:
-    inertia = row["extra"].get("inertia")
-    return time_text(row["median_s"]) + (f" ({inertia:,.0f})" if inertia else "")
+def measured(row: Row) -> str:
+    extra, notes = row["extra"], []
+    notes += [f"{extra['inertia']:,.0f}"] if "inertia" in extra else []
+    notes += [f"{extra['peak_mib']:,.0f} MiB"] if "peak_mib" in extra else []
+    return time_text(row["median_s"]) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def time_text(seconds: float) -> str:
