@@ -1,12 +1,16 @@
 """Compile every CUDA source and its host glue and print what each kernel takes, without a GPU.
 
+    python tools/check_cuda.py [--page]
+
 The kernels are compiled for sm_80 and sm_90 with the flags of setup.py, the glue (*_cuda.cpp) with
 the host compiler against the headers of the installed torch, CPU build or not. Warnings are
-errors. The exit status is 1 when a file does not compile or a kernel spills registers.
+errors. The exit status is 1 when a file does not compile or a kernel spills registers. `--page`
+writes docs/lab/cuda.md, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -15,14 +19,16 @@ import sys
 import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import setup
+from tools.cuda_page import KernelUse, page
 
+PAGE = Path(setup.ROOT) / "docs" / "lab" / "cuda.md"
 ARCHS = ("80", "90")
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<arch>\d+)'"
@@ -31,18 +37,6 @@ ENTRY = re.compile(
     r".*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.DOTALL,
 )
-
-
-@dataclass(frozen=True)
-class KernelUse:
-    """What ptxas says of one kernel on one architecture."""
-
-    name: str
-    arch: str
-    registers: int
-    shared_bytes: int
-    stack_bytes: int
-    spill_bytes: int
 
 
 def parse_ptxas(log: str) -> list[KernelUse]:
@@ -63,13 +57,20 @@ def parse_ptxas(log: str) -> list[KernelUse]:
     return uses
 
 
-def demangle(names: list[str]) -> list[str]:
-    """Kernel names as written, without arguments, where c++filt is there."""
-    if not names or shutil.which("c++filt") is None:
-        return names
-    out = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True)
-    plain = [re.sub(r"^void |\(anonymous namespace\)::", "", n) for n in out.stdout.splitlines()]
-    return [re.sub(r"\(.*\)$", "", n.replace("(int)", "").replace("(bool)", "")) for n in plain]
+def demangle(uses: list[KernelUse]) -> list[KernelUse]:
+    """The same with names as written, without arguments, where c++filt is there."""
+    if not uses or shutil.which("c++filt") is None:
+        return uses
+    names = "\n".join(use.name for use in uses)
+    out = subprocess.run(["c++filt"], input=names, capture_output=True, text=True).stdout
+    return [replace(use, name=short(name)) for use, name in zip(uses, out.splitlines())]
+
+
+def short(name: str) -> str:
+    """A kernel's name with its room and its template arguments, without what all names share."""
+    name = re.sub(r"^void |\(anonymous namespace\)::|\((int|bool)\)", "", name)
+    name = re.sub(r"\(.*\)$", "", name).removeprefix("oskt::")
+    return re.sub(r"oskt::\w+::", "", name).replace("> >", ">>")
 
 
 def compile_one(source: str, home: str, output: str) -> tuple[str, int, str]:
@@ -87,7 +88,17 @@ def compile_one(source: str, home: str, output: str) -> tuple[str, int, str]:
     return source, done.returncode, done.stdout + done.stderr
 
 
+def release(home: str) -> str:
+    """The version that nvcc says it is."""
+    said = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"V([\d.]+)", said)
+    return found[1] if found else "of unknown version"
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", action="store_true", help=f"write {PAGE.name}, too")
+    options = parser.parse_args()
     home = setup.cuda_home()
     if home is None:
         print(
@@ -112,14 +123,17 @@ def main() -> int:
                 failures += 1
                 print(log, file=sys.stderr)
             uses += parse_ptxas(log)
+    uses = demangle(uses)
+    if options.page and not failures:
+        PAGE.write_text(page(uses, f"sources {setup.source_hash()}, nvcc {release(home)}"))
     if uses:
         print(
             f"\n{'arch':6} {'registers':>9} {'shared B':>9} {'stack B':>8} {'spill B':>8}  kernel"
         )
-    for use, name in zip(uses, demangle([use.name for use in uses])):
+    for use in uses:
         print(
             f"{use.arch:6} {use.registers:9} {use.shared_bytes:9} {use.stack_bytes:8} "
-            f"{use.spill_bytes:8}  {name[:90]}"
+            f"{use.spill_bytes:8}  {use.name[:90]}"
         )
     spilling = sum(use.spill_bytes > 0 for use in uses)
     print(f"\n{len(uses)} kernels, {spilling} with spills, {failures} files that did not compile")
