@@ -1,10 +1,13 @@
-"""Clustering of all 53 convolution weights of ResNet-50, K = rows / 8, as one batch; many rows.
+"""Clustering of all 53 convolution weights of ResNet-50, K = rows / 8, as one batch; the 48 linears
+of ViT-B; many rows.
 
 Every row records `inertia`, the float64 sum of squares of its labels, beside its time: a fast
-answer that is a worse one shows. Peers run the same problems one by one, as they must: scikit-learn
-KMeans (greedy k-means++, one start) and Ward, and faiss k-means++ where it is installed. `trained`
-are the weights that short_training.py leaves. `gemm` and `syrk` are roofs: the Gram matrices alone
-by torch.mm, twice the work that symmetry needs, and that half at the rate of a square sgemm.
+answer that is a worse one shows. Peers run the same problems one by one, as they must. On a CPU:
+scikit-learn KMeans (greedy k-means++, one start; sklearnex where it is installed) and Ward, and
+faiss k-means++ where it is installed. On a GPU: Lloyd from the first rows in torch, and what is
+installed of flash-kmeans, fast_pytorch_kmeans and cuML. `trained` are the weights of
+short_training.py. `roof_s` is half of the Gram matrices, as they are symmetric, at the rate of a
+square sgemm; `gemm` are the whole ones by torch.mm.
 """
 
 from __future__ import annotations
@@ -15,24 +18,22 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from harness import CUDA, DEVICE, cpu_module, sgemm_rate, timed
 from oskt_ext import kmeans
-from shapes import resnet50_convs
-from short_training import WEIGHTS
+from shapes import resnet50_convs, vit_linears
+from short_training import trained_convolutions
 
 DATA = ["gauss", "low-rank", "clustered", "trained"]
+VIT = "vit-b"  # Gaussian rows of its shapes
 
 
 @cache
 def problems(kind: str) -> tuple[list[Tensor], list[int]]:
-    """Rows of every convolution, of about unit length, and the numbers of clusters."""
+    """Rows of every weight, of about unit length, and the numbers of clusters."""
     if kind == "trained":
-        if not WEIGHTS.exists():
-            pytest.skip(f"{WEIGHTS} is missing; run bench/short_training.py")
-        weights = load_file(WEIGHTS)
+        weights = trained_convolutions()
         rows = [weights[f"{name}.weight"].flatten(1) for name, *_ in resnet50_convs()]
         rows = [x / x.norm(dim=1).mean() for x in rows]
         return [x.to(DEVICE) for x in rows], [len(x) // 8 for x in rows]
@@ -41,10 +42,12 @@ def problems(kind: str) -> tuple[list[Tensor], list[int]]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
+    shapes = [(n, channels * side * side) for _, n, channels, side in resnet50_convs()]
+    if kind == VIT:
+        shapes = [(n, d) for _, n, d in vit_linears()]
     rows = []
-    for _, n, channels, side in resnet50_convs():
-        d = channels * side * side
-        if kind == "gauss":
+    for n, d in shapes:
+        if kind in ("gauss", VIT):
             x = normal(n, d)
         elif kind == "low-rank":
             rank = max(4, min(n, d) // 8)
@@ -54,6 +57,11 @@ def problems(kind: str) -> tuple[list[Tensor], list[int]]:
             x = normal(n // 8, d)[owner] + 0.5 * normal(n, d)
         rows.append((x / d**0.5).to(DEVICE))
     return rows, [len(x) // 8 for x in rows]
+
+
+def half_gram_seconds(rows: list[Tensor]) -> float:
+    """The roof of clusterings that need the distances of all pairs of rows, each pair once."""
+    return sum(len(x) * x.numel() for x in rows) / sgemm_rate()
 
 
 def inertia_of(rows: list[Tensor], labels: list[Tensor], k: list[int]) -> float:
@@ -74,8 +82,10 @@ def ours(**options: object) -> Labels:
     return lambda rows, k: kmeans(rows, k, **options).labels  # type: ignore[arg-type]
 
 
-def sklearn_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
-    cluster = cpu_module("sklearn.cluster")
+def sklearn_kmeans(
+    rows: list[Tensor], k: list[int], module: str = "sklearn.cluster"
+) -> list[Tensor]:
+    cluster = cpu_module(module)
     return [
         torch.from_numpy(cluster.KMeans(m, n_init=1, random_state=0).fit(x.cpu().numpy()).labels_)
         for x, m in zip(rows, k)
@@ -103,15 +113,48 @@ def faiss_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
     return labels
 
 
-METHODS: dict[str, Labels] = {
+def from_first_rows(method: str) -> Labels:
+    """25 of Lloyd's iterations by one of BATCHED, problem by problem."""
+    return lambda rows, k: [
+        BATCHED[method](x[None], x[None, :m].contiguous(), 25)[0] for x, m in zip(rows, k)
+    ]
+
+
+def fast_pytorch_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
+    fast = pytest.importorskip("fast_pytorch_kmeans")
+    return [fast.KMeans(n_clusters=m, max_iter=25).fit_predict(x) for x, m in zip(rows, k)]
+
+
+def cuml_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
+    cluster = pytest.importorskip("cuml.cluster")
+    torch.cuda.synchronize()  # its stream is its own and would run ahead of the clock's
+    return [
+        torch.as_tensor(
+            cluster.KMeans(n_clusters=m, n_init=1, random_state=0).fit(x).labels_, device=DEVICE
+        )
+        for x, m in zip(rows, k)
+    ]
+
+
+OURS: dict[str, Labels] = {
     "lloyd": ours(algorithm="lloyd"),
     "hartigan": ours(),
     "ward": ours(init="ward", max_iter=0),
     "ward+hartigan": ours(init="ward"),
+}
+CPU_PEERS: dict[str, Labels] = {
     "sklearn": sklearn_kmeans,
+    "sklearnex": partial(sklearn_kmeans, module="sklearnex.cluster"),
     "sklearn-ward": sklearn_ward,
     "faiss": faiss_kmeans,
 }
+GPU_PEERS: dict[str, Labels] = {
+    "torch": from_first_rows("torch"),
+    "flash": from_first_rows("flash"),
+    "fast_pytorch_kmeans": fast_pytorch_kmeans,
+    "cuml": cuml_kmeans,
+}
+METHODS = OURS | (GPU_PEERS if CUDA else CPU_PEERS)
 
 
 def labels_timed(benchmark: Any, method: str, rows: list[Tensor], k: list[int]) -> None:
@@ -122,14 +165,20 @@ def labels_timed(benchmark: Any, method: str, rows: list[Tensor], k: list[int]) 
     benchmark.extra_info["inertia"] = inertia_of(rows, labels, k)
 
 
-@pytest.mark.parametrize("kind", DATA)
-@pytest.mark.parametrize("method", METHODS)
-def test_resnet50(benchmark, kind, method):
-    labels_timed(benchmark, method, *problems(kind))
+WITH_VIT = ["ward+hartigan", *(["torch", "flash"] if CUDA else ["sklearn-ward", "faiss"])]
+CASES = [(method, kind) for method in METHODS for kind in DATA]
+CASES += [(method, VIT) for method in WITH_VIT]
+
+
+@pytest.mark.parametrize(("method", "kind"), CASES)
+def test_network(benchmark, method, kind):
+    rows, k = problems(kind)
+    labels_timed(benchmark, method, rows, k)
+    benchmark.extra_info["roof_s"] = half_gram_seconds(rows)
 
 
 @pytest.mark.parametrize("shape", [(50000, 64, 64), (20000, 512, 100)], ids=str)
-@pytest.mark.parametrize("method", ["lloyd", "hartigan", "sklearn", "faiss"])
+@pytest.mark.parametrize("method", [name for name in METHODS if "ward" not in name])
 def test_many_rows(benchmark, shape, method):
     """One problem of N rows of length D in K clusters, overlapping blobs: the direct route."""
     n, d, k = shape
@@ -143,6 +192,11 @@ def blobs(n: int, d: int, k: int, seed: int = 0) -> Tensor:
     centers = torch.randn(2 * k, d, generator=generator)
     owner = torch.randint(2 * k, (n,), generator=generator)
     return centers[owner] + torch.randn(n, d, generator=generator)
+
+
+@cache
+def batch_of_blobs(b: int, n: int, d: int, k: int) -> Tensor:
+    return torch.stack([blobs(n, d, k, seed) for seed in range(b)])
 
 
 def oskt_lloyd(
@@ -190,13 +244,16 @@ BATCHED: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 )
 @pytest.mark.parametrize("method", BATCHED)
 def test_equal_problems(benchmark, method, shape, dtype):
-    """Ten of Lloyd's iterations from given centers, on the shapes that flash-kmeans measures."""
+    """Ten of Lloyd's iterations from given centers, on the shapes that flash-kmeans measures.
+
+    The roof is that of float32, also for halves, which tensor cores multiply faster.
+    """
     b, n, d, k = shape
-    rows = torch.stack([blobs(n, d, k, seed) for seed in range(b)]).to(DEVICE, dtype)
+    rows = batch_of_blobs(b, n, d, k).to(DEVICE, dtype)
     centers = rows[:, :k].contiguous()
 
     labels = timed(benchmark, lambda: BATCHED[method](rows, centers, 10))
-    benchmark.extra_info["flop"] = 10 * 2 * b * n * k * d
+    benchmark.extra_info["roof_s"] = 10 * 2 * b * n * k * d / sgemm_rate()
     benchmark.extra_info["inertia"] = inertia_of([*rows], [*labels], [k] * b)
 
 
@@ -208,6 +265,4 @@ def test_gemm(benchmark):
             torch.mm(x, x.T)
 
     timed(benchmark, call)
-    flop = sum(len(x) * x.numel() for x in rows)
-    benchmark.extra_info["flop"] = 2 * flop
-    benchmark.extra_info["syrk_s"] = flop / sgemm_rate()
+    benchmark.extra_info["roof_s"] = half_gram_seconds(rows)

@@ -11,9 +11,13 @@ import pytest
 from bench.rows import comparisons
 
 
-@pytest.fixture
-def measure(monkeypatch):
+@pytest.fixture(autouse=True)
+def _bench_on_path(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "bench")
+
+
+@pytest.fixture
+def measure():
     import measure
 
     return measure
@@ -71,3 +75,66 @@ def test_a_line_of_the_table(measure):
     said = measure.line({"name": "test_a[b]", "extra": {"inertia": 7.0}} | times | held)
     words = "a[b] 2 ms (1.9 to 2.1) 1.50x floor 3x faiss inertia 7, 0.9900 of Ward's"
     assert said.split() == words.split()
+
+
+def test_the_clock_of_a_gpu(monkeypatch):
+    """Two events; the later is waited for, and milliseconds become seconds."""
+    from harness import DeviceInstant
+
+    class Event:
+        made = 0
+
+        def __init__(self, enable_timing):
+            Event.made += 1
+            self.at, self.done = 3.0 * Event.made, False
+
+        def record(self):
+            pass
+
+        def synchronize(self):
+            self.done = True
+
+        def elapsed_time(self, later):
+            assert later.done
+            return later.at - self.at
+
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    start = DeviceInstant()
+    assert DeviceInstant() - start == pytest.approx(0.003)
+
+
+def test_a_session_on_a_gpu_machine(measure, monkeypatch, tmp_path):
+    """What it runs, in which order, and what it leaves and hands over."""
+    import gpu
+
+    folder, out, ran = tmp_path / "results" / "nvidia-test", tmp_path / "out", []
+    folder.mkdir(parents=True)
+    out.mkdir()
+
+    def run_within(seconds, command, **environment):
+        report = Path(next(a for a in command if "=/" in a).partition("=")[2])
+        if report.suffix == ".xml":
+            ran.append(command[command.index("-m", 2) + 1])
+            report.write_text('<testsuite tests="5" failures="0" errors="0" skipped="1"/>')
+        else:
+            ran.append(command[3])
+            report.write_text('{"benchmarks": []}')
+        return 0
+
+    for module in (gpu, measure):
+        monkeypatch.setattr(module, "run_within", run_within)
+        monkeypatch.setattr(module, "provenance", lambda device: {"machine": "a GPU"})
+        monkeypatch.setattr(module, "results_folder", lambda device: folder)
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "build", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("OUT", str(out))
+    assert gpu.main() == 0
+    suites = [f"bench/bench_{suite}.py" for suite in measure.SUITES]
+    assert ran == ["cuda and not slow", *suites, "not cuda and not slow"]
+    verified = json.loads((folder / "verified.json").read_text())
+    assert verified["verified"]
+    assert verified["tests"] == {"passed": 4, "failed": 0, "skipped": 1, "finished": True}
+    assert [path.name for path in out.iterdir()] == ["nvidia-test.zip"]

@@ -328,7 +328,7 @@ SHOWN = {
     "expand": ("oskt", ["forward res50-s1", "forward res50-s3", "forward res50-s6",
                         "forward and backward res50-s3", "forward vit-b-1/2",
                         "forward select-1/2", "forward merge-1/2"]),
-    "kmeans": ("ward+hartigan", ["gauss", "low-rank", "clustered", "trained"]),
+    "kmeans": ("ward+hartigan", ["gauss", "low-rank", "clustered", "trained", "vit-b"]),
     "merge_trees": ("ours", ["gauss", "low-rank", "clustered"]),
     "refining_loss": ("oskt", ["resnet50, gradients to both", "resnet50, gradients to chain",
                                "vit-b, gradients to both"]),
@@ -338,8 +338,8 @@ SHOWN = {
 }  # fmt: skip
 WHAT = {
     "expand": "`expand` (select, merge: nested chains)",
-    "kmeans": "`kmeans`, 53 ResNet-50 convolutions, K = rows/8",
-    "merge_trees": "`merge_trees`, the same",
+    "kmeans": "`kmeans`, 53 ResNet-50 convolutions (vit-b: 48 linears), K = rows/8",
+    "merge_trees": "`merge_trees`, ResNet-50's",
     "refining_loss": "`refining_loss`",
     "retrieval_metrics": "`retrieval_metrics`",
     "k_reciprocal": "`k_reciprocal` and its metrics",
