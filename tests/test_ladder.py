@@ -12,6 +12,7 @@ import torch
 from train_fakes import CLASSES, TinyData, recipe
 
 from oskt import ChainLadder, JointModel, WeightChain, edge
+from oskt.baselines import folding
 from oskt.compare.scales import CHAIN_OF, SIZES
 from oskt.files import progressive
 from oskt.files.checkpoint import load_state
@@ -366,28 +367,14 @@ def logits(network):
 
 
 def test_a_narrow_nested_chain_begins_as_the_teacher_folded_to_its_width(stretches):
-    teacher, narrow = stretches.base.student(width=1.0), stretches.chains[0]
-    coupling, kept = stretches.coupling, stretches.base.trees["conv1"].order[:2]
-    assert narrow.widths["conv1"] == len(kept)
+    teacher = stretches.base.student(width=1.0)
     for number, chain in enumerate(stretches.chains):
         network = chain.student(width=1.0)
-        folded = WeightChain.of_clusters(
-            teacher, coupling, chain.groups, {"kind": "oskt", "spec": teacher.spec},
-            method="kmeans", rows="owned", seed=0, kept={"conv1": kept} if number == 0 else None,
-        ).student(widths=chain.groups)  # fmt: skip
+        folded = folding(teacher, stretches.coupling, chain.groups)
         # Channels of the two are in different orders, and so are float32 sums over them.
         alike = torch.allclose(logits(network), logits(folded), rtol=1e-3, atol=1e-4)
         assert alike is (number != 1)
-    assert narrow.meta["clustering"].keys() == stretches.base.meta["clustering"].keys()
-
-
-def test_the_best_filters_of_pictures_do_not_merge(stretches):
-    stem, narrow = stretches.base.student(width=1.0).conv1.weight, stretches.chains[0]
-    best = stretches.base.trees["conv1"].order[: narrow.widths["conv1"]]
-    filters = narrow.student(width=1.0).conv1.weight
-    same = [any(torch.equal(one, mine) for mine in filters) for one in stem]
-    assert all(same[channel] for channel in best)
-    assert sum(same) < len(filters)  # others have merged
+    assert stretches.chains[0].meta["clustering"].keys() == stretches.base.meta["clustering"].keys()
 
 
 @pytest.mark.parametrize("method", [None, "magnitude", "ward", "random"])

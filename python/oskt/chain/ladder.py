@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oskt.chain.weight_chain import Saliency, WeightChain, read_contents
+from oskt.coupling import Coupling
 from oskt.files.checkpoint import write_tensors
 from oskt.files.contents import together
 from oskt.files.part_file import Source
@@ -81,7 +82,7 @@ class ChainLadder(Ladder[WeightChain]):
             saliency = options.get("saliency")
             return ChainLadder(
                 [
-                    _folded(chain, module, whole, saliency) if end <= FOLDED else chain
+                    _folded(chain, module, whole.coupling, saliency) if end <= FOLDED else chain
                     for chain, end in zip(chains, ends)
                 ]
             )
@@ -163,38 +164,22 @@ class ChainLadder(Ladder[WeightChain]):
 
 
 def _folded(
-    part: WeightChain, teacher: nn.Module, whole: WeightChain, saliency: Saliency | None
+    part: WeightChain, teacher: nn.Module, coupling: Coupling, saliency: Saliency | None
 ) -> WeightChain:
     """The part of a nested chain with the teacher folded to its width for a network.
 
-    Its channels are means of clusters of the teacher's, in an order of their own; but as many as
-    the narrowest student has of those that read the pictures stay as they are. A mean of filters
-    of unlike colours sees none (docs/lab/nested.md, section 25).
+    Its channels are means of clusters of the teacher's, in an order of their own.
     """
-    made, groups = part.meta["clustering"], part.groups
-    kept = {name: whole.trees[name].order[: part.widths[name]] for name in _first_read(whole)}
+    made = part.meta["clustering"]
     merged = WeightChain.of_clusters(
-        teacher, whole.coupling, groups, {"kind": "oskt", "spec": getattr(teacher, "spec", None)},
+        teacher, coupling, part.groups, {"kind": "oskt", "spec": getattr(teacher, "spec", None)},
         method="random" if made["method"] == "random" else "kmeans", rows="owned",
-        seed=made["seed"], kept={n: own for n, own in kept.items() if len(own) < groups[n]},
+        seed=made["seed"],
     )  # fmt: skip
     return WeightChain.of_order(
-        merged.student(widths=groups), part.coupling, part.widths, part.meta,
+        merged.student(widths=part.groups), part.coupling, part.widths, part.meta,
         method=made["method"], rows=made["rows"], seed=made["seed"], saliency=saliency,
     )  # fmt: skip
-
-
-def _first_read(chain: WeightChain) -> list[str]:
-    """The channel groups of one block that nothing writes but what reads the input alone."""
-    coupling = chain.coupling
-    return [
-        name
-        for name, group in coupling.free.items()
-        if group.writers and group.blocks == 1 and not any(
-            run in coupling.free
-            for writer in group.writers for run, _ in coupling.layouts[writer].columns
-        )
-    ]  # fmt: skip
 
 
 def _stretch(whole: WeightChain, start: float, end: float) -> WeightChain:

@@ -180,7 +180,6 @@ class WeightChain(Sizes):
         method: str,
         rows: str,
         seed: int,
-        kept: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> WeightChain:
         """The published chain of a module of known channel groups; arguments of from_teacher.
 
@@ -188,12 +187,10 @@ class WeightChain(Sizes):
             clusters: group -> the chain's width; there its student is the module with the channels
                 of every cluster merged.
             meta: as of `of_partitions`; how the channels are clustered is added.
-            kept: of cluster_channels.
         """
         partitions, loss = cluster_channels(
-            coupling, module.state_dict(), clusters, rows=rows, method=method, seed=seed,
-            kept=kept,
-        )  # fmt: skip
+            coupling, module.state_dict(), clusters, rows=rows, method=method, seed=seed
+        )
         made = {"rows": rows, "method": method, "seed": seed, "loss": loss}
         return WeightChain.of_partitions(module, coupling, partitions, {**meta, "clustering": made})
 

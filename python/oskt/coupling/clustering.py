@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ def cluster_channels(
     rows: str = "folded",
     method: str = "kmeans",
     seed: int = 0,
-    kept: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> tuple[dict[str, Clustering], dict[str, float]]:
     """Cluster the channels of every free group, all in one batched k-means call.
 
@@ -44,7 +43,6 @@ def cluster_channels(
         method: "kmeans" (Ward start, Lloyd, Hartigan moves), "ward" (the published code's
             agglomeration) or "random" (an ablation).
         seed: of the random method.
-        kept: group of one block -> channels, fewer than M, that do not merge: the first clusters.
 
     Returns:
         group -> Clustering, and group -> share of the rows' variance that the clusters lose, 0..1.
@@ -57,27 +55,22 @@ def cluster_channels(
             f"cluster_channels: method must be one of {METHODS}, got {method!r}. Choose one."
         )
     names = [g for g in coupling.free if clusters[g] < coupling.groups[g].size]
-    alone = {name: (kept or {}).get(name, np.empty(0, np.int64)) for name in names}
-    merged = {n: np.setdiff1d(np.arange(coupling.groups[n].size), alone[n]) for n in names}
-    problems = _problems(coupling, tensors, merged, rows)
+    problems = _problems(coupling, tensors, names, rows)
     counts: list[int] = []
     for name in names:
         blocks = coupling.groups[name].blocks
-        counts += [(clusters[name] - len(alone[name])) // blocks] * blocks
+        counts += [clusters[name] // blocks] * blocks
     labels, inertia = _cluster(problems, counts, method, seed) if problems else ([], [])
     spread = [float((p - p.mean(0)).square().sum()) for p in problems]
     clusterings, loss, start = {}, {}, 0
     for name in names:
-        group = coupling.groups[name]
-        mine, own = slice(start, start + group.blocks), len(alone[name])
-        placed = np.empty(group.size, np.int64)
-        placed[alone[name]] = np.arange(own)
-        placed[merged[name]] = own + np.concatenate(
-            [part + block * counts[start] for block, part in enumerate(labels[mine])]
-        )
-        clusterings[name] = Clustering(placed, group.blocks)
+        blocks = coupling.groups[name].blocks
+        step = clusters[name] // blocks
+        parts = [labels[start + b] + b * step for b in range(blocks)]
+        clusterings[name] = Clustering(np.concatenate(parts).astype(np.int64), blocks)
+        mine = slice(start, start + blocks)
         loss[name] = sum(inertia[mine]) / max(sum(spread[mine]), 1e-300)
-        start += group.blocks
+        start += blocks
     for name, group in coupling.free.items():
         if name not in clusterings:
             clusterings[name] = Clustering(np.arange(group.size), group.blocks)
@@ -199,10 +192,10 @@ def _ward_trees(
     coupling: Coupling, tensors: Mapping[str, Tensor], narrowest: Mapping[str, int], rows: str
 ) -> tuple[dict[str, MergeTree], dict[str, list[float]]]:
     """Ward's merge tree of every free group, all in one batched call."""
-    everything = {name: np.arange(group.size) for name, group in coupling.free.items()}
-    trees = oskt_ext.merge_trees(_problems(coupling, tensors, everything, rows))
+    names = list(coupling.free)
+    trees = oskt_ext.merge_trees(_problems(coupling, tensors, names, rows))
     result, heights, start = {}, {}, 0
-    for name in everything:
+    for name in names:
         blocks = coupling.groups[name].blocks
         mine = slice(start, start + blocks)
         order, parent, height = (
@@ -217,21 +210,18 @@ def _ward_trees(
 
 
 def _problems(
-    coupling: Coupling,
-    tensors: Mapping[str, Tensor],
-    channels: Mapping[str, NDArray[np.int64]],
-    rows: str,
+    coupling: Coupling, tensors: Mapping[str, Tensor], names: Iterable[str], rows: str
 ) -> list[Tensor]:
-    """The row matrices to cluster: of these channels of every group, one per block."""
+    """The row matrices to cluster: one per block of every group."""
     if rows not in ROWS:
         raise ValueError(f"clustering: rows must be one of {ROWS}, got {rows!r}. Choose one.")
-    problems: list[Tensor] = []
-    for name, some in channels.items():
-        group = coupling.groups[name]
-        problems += _rows(coupling, tensors, group, rows)[torch.from_numpy(some)].chunk(
-            group.blocks
+    return [
+        part.contiguous()
+        for name in names
+        for part in _rows(coupling, tensors, coupling.groups[name], rows).chunk(
+            coupling.groups[name].blocks
         )
-    return problems
+    ]
 
 
 def _cluster(
