@@ -190,6 +190,11 @@ FORWARD = [(case, peer) for case in CASES for peer in providers_of(case)]
 STEP = [(c, p) for c, p in FORWARD if p in ("oskt", "index", "embedding_bag")]
 
 
+def rounds_of(provider: str) -> int:
+    """Peers take up to seconds, and are told apart from ours by far fewer rounds."""
+    return 9 if provider == "oskt" else 5
+
+
 def bytes_read(items: list[tuple[IndexMap, IndexMap, int]]) -> int:
     """The cache lines of a float32 source that hold a number which is read, in bytes."""
     line, start, lines = 16, 0, 0
@@ -229,7 +234,7 @@ def make_case(benchmark: Any, case: str, provider: str) -> tuple[Tensor, Provide
 def test_forward(benchmark, case, provider):
     source, run, nbytes = make_case(benchmark, case, provider)
     benchmark.group = f"expand forward {case}"
-    against_copy(benchmark, nbytes, lambda: run(source))
+    against_copy(benchmark, nbytes, lambda: run(source), rounds=rounds_of(provider))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -247,4 +252,8 @@ def test_forward_backward(benchmark, case, provider):
     gradient = torch.ones_like(run(source))
     benchmark.group = f"expand forward and backward {case}"
     nbytes += 4 * (gradient.numel() + source.numel())
-    against_copy(benchmark, nbytes, lambda: torch.autograd.grad(run(source), source, gradient))
+
+    def step() -> None:
+        torch.autograd.grad(run(source), source, gradient)
+
+    against_copy(benchmark, nbytes, step, rounds=rounds_of(provider))

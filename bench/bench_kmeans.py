@@ -4,10 +4,10 @@ of ViT-B; many rows.
 Every row records `inertia`, the float64 sum of squares of its labels, beside its time: a fast
 answer that is a worse one shows. Peers run the same problems one by one, as they must. On a CPU:
 scikit-learn KMeans (greedy k-means++, one start; sklearnex where it is installed) and Ward, and
-faiss k-means++ where it is installed. On a GPU: Lloyd from the first rows in torch, and what is
-installed of flash-kmeans, fast_pytorch_kmeans and cuML. `trained` are the weights of
-short_training.py. `roof_s` is half of the Gram matrices, as they are symmetric, at the rate of a
-square sgemm; `gemm` are the whole ones by torch.mm.
+faiss k-means++ where it is installed. On a GPU: Lloyd from the first rows in torch, and where they
+are installed fast_pytorch_kmeans, cuML and, of equal problems, flash-kmeans. `trained` are the
+weights of short_training.py. `roof_s` is half of the Gram matrices, as they are symmetric, at the
+rate of a square sgemm; `gemm` are the whole ones by torch.mm.
 """
 
 from __future__ import annotations
@@ -113,11 +113,8 @@ def faiss_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
     return labels
 
 
-def from_first_rows(method: str) -> Labels:
-    """25 of Lloyd's iterations by one of BATCHED, problem by problem."""
-    return lambda rows, k: [
-        BATCHED[method](x[None], x[None, :m].contiguous(), 25)[0] for x, m in zip(rows, k)
-    ]
+def torch_from_first_rows(rows: list[Tensor], k: list[int]) -> list[Tensor]:
+    return [torch_lloyd(x[None], x[None, :m], 25)[0] for x, m in zip(rows, k)]
 
 
 def fast_pytorch_kmeans(rows: list[Tensor], k: list[int]) -> list[Tensor]:
@@ -149,8 +146,7 @@ CPU_PEERS: dict[str, Labels] = {
     "faiss": faiss_kmeans,
 }
 GPU_PEERS: dict[str, Labels] = {
-    "torch": from_first_rows("torch"),
-    "flash": from_first_rows("flash"),
+    "torch": torch_from_first_rows,
     "fast_pytorch_kmeans": fast_pytorch_kmeans,
     "cuml": cuml_kmeans,
 }
@@ -165,7 +161,7 @@ def labels_timed(benchmark: Any, method: str, rows: list[Tensor], k: list[int]) 
     benchmark.extra_info["inertia"] = inertia_of(rows, labels, k)
 
 
-WITH_VIT = ["ward+hartigan", *(["torch", "flash"] if CUDA else ["sklearn-ward", "faiss"])]
+WITH_VIT = ["ward+hartigan", *(["torch"] if CUDA else ["sklearn-ward", "faiss"])]
 CASES = [(method, kind) for method in METHODS for kind in DATA]
 CASES += [(method, VIT) for method in WITH_VIT]
 

@@ -105,8 +105,9 @@ def copy_bandwidth(nbytes: int = 128 << 20) -> float:
 
 
 def against_copy(
-    benchmark: Any, nbytes: int, step: Callable[[], Any], prepare: Callable[[], Any] | None = None
-) -> None:
+    benchmark: Any, nbytes: int, step: Callable[[], Any], *, rounds: int = 9,
+    prepare: Callable[[], Any] | None = None,
+) -> None:  # fmt: skip
     """Time `step`; `prepare` before each is not timed.
 
     extra_info gets `bytes`, the traffic that it cannot avoid, `roof_s`, the time of as many bytes
@@ -116,7 +117,7 @@ def against_copy(
     """
     keep_freed_memory()
     before = copy_bandwidth()
-    timed(benchmark, step, warmup=2, prepare=prepare)
+    timed(benchmark, step, rounds=rounds, warmup=2, prepare=prepare)
     roof = nbytes * (1 / before + 1 / copy_bandwidth()) / 2
     benchmark.extra_info.update(bytes=nbytes, roof_s=roof)
     if CUDA:

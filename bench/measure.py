@@ -167,21 +167,21 @@ def run_suite(suite: str, device: str, seconds: float) -> tuple[bool, list[Row]]
         return status == 0, compact(json.loads(report.read_text()))
 
 
+ANSWERS = {
+    "inertia": "inertia {:.6g}", "to_ward": "{:.4f} of Ward's", "error": "error {:.2g}",
+    "mAP": "mAP {:.6g}", "peak_mib": "{:,.0f} MiB", "call_s": "{:.3g} s waited for",
+}  # fmt: skip
+
+
 def line(row: Row) -> str:
-    """A row of the table: the time and its spread, what it is held against, its answer."""
+    """A row of the table: the time and its spread, what it is held against, its answer and cost."""
     median, low, high = (1e3 * row[key] for key in ("median_s", "p20_s", "p80_s"))
     floor = f"{row['to_floor']:.2f}x floor" if "to_floor" in row else ""
     peer = f"{row['to_peer']:.3g}x {row['best_peer']}" if "to_peer" in row else ""
-    answer = [
-        f"{title} {row['extra'][key]:.6g}"
-        for key, title in (("inertia", "inertia"), ("error", "error"), ("mAP", "mAP"))
-        if key in row["extra"]
-    ]
-    answer += [f"{row['to_ward']:.4f} of Ward's"] if "to_ward" in row else []
-    answer += [f"{row['extra']['peak_mib']:.0f} MiB"] if "peak_mib" in row["extra"] else []
-    name = row["name"].removeprefix("test_")
-    spread = f"({low:.4g} to {high:.4g})"
-    return f"{name:44} {median:10.4g} ms {spread:22} {floor:13} {peer:22} {', '.join(answer)}"
+    known = row["extra"] | row
+    answer = ", ".join(text.format(known[key]) for key, text in ANSWERS.items() if key in known)
+    name, spread = row["name"].removeprefix("test_"), f"({low:.4g} to {high:.4g})"
+    return f"{name:44} {median:10.4g} ms {spread:22} {floor:13} {peer:22} {answer}"
 
 
 def measure(
