@@ -58,13 +58,11 @@ def commit() -> str:
 
 def machine_name(device: str) -> str:
     """The name of the GPU, or of the processor."""
-    if device == "cuda":
-        import torch
+    import torch
 
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    from oskt.machine import device_name
+
+    return device_name(torch.device(device))
 
 
 def results_folder(device: str) -> Path:
