@@ -3,7 +3,9 @@
 import json
 import platform
 import re
+import shutil
 import signal
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -17,6 +19,7 @@ from oskt import baselines, students
 from oskt.cli import app
 from oskt.compare import SCALES, TABLES, Request, read_rows, run_table
 from oskt.compare.logs import curve, spent
+from oskt.compare.pace import Stopwatch
 from oskt.compare.rows import write_rows
 from oskt.compare.workshop import Workshop
 from oskt.data import loader, make_pedestrians
@@ -110,6 +113,33 @@ def test_a_finished_table_is_not_made_again(made, monkeypatch):
     before = (made / "sizes.jsonl").read_bytes()
     assert run_table("sizes", made, scale=SCALE, **ASKED)
     assert (made / "sizes.jsonl").read_bytes() == before
+
+
+def test_seconds_are_taken_again_in_turn(made, tmp_path, monkeypatch):
+    (tmp_path / "work").symlink_to(made / "work")
+    shutil.copy(made / "sizes.jsonl", tmp_path)
+    tried, seconds_of_step = [], Stopwatch.seconds_of_step
+
+    def counted(watch, part):
+        tried.append((type(part).__name__, seconds_of_step(watch, part)))
+        return {"Teacher": 0.1, "Chain": 0.5, "Student": 0.2}[tried[-1][0]]
+
+    monkeypatch.setattr(Stopwatch, "seconds_of_step", counted)
+    kept = sorted(path.name for path in (made / "work").iterdir())
+    assert run_table("sizes", tmp_path, scale=SCALE, retime=True, **ASKED)
+    # One teacher, one chain, two methods at two sizes: short and long are the same work.
+    assert Counter(kind for kind, _ in tried) == {"Teacher": 3, "Chain": 3, "Student": 12}
+    assert all(0 < seconds < 10 for _, seconds in tried)
+    assert sorted(path.name for path in (made / "work").iterdir()) == kept
+    rows, before = read_rows(tmp_path / "sizes.jsonl"), read_rows(made / "sizes.jsonl")
+    assert scores(rows) == scores(before)
+    for row in rows:
+        assert row.seconds == pytest.approx(0.2 * row.steps)
+        for one in row.shared:
+            assert one["seconds"] == pytest.approx({"teacher": 0.4, "refinement": 12}[one["kind"]])
+        assert re.fullmatch(r".+ cores, threads \d+, \d{4}-\d\d-\d\d", row.timed)
+    assert f"timed in turn: {rows[0].timed}" in (tmp_path / "sizes.md").read_text()
+    assert "timed in turn" not in (made / "sizes.md").read_text()
 
 
 def test_a_lost_row_is_found_from_what_was_made(made, tmp_path, monkeypatch):

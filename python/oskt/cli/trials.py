@@ -64,6 +64,14 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells, with an estimate of time")
     ] = False,
+    retime: Annotated[
+        bool,
+        typer.Option(
+            "--retime",
+            help="when all is found, time every training for a few steps, in turn, so that seconds "
+            "are of one hour of the machine",
+        ),
+    ] = False,
     device: Device = None,
 ) -> None:
     """One table of every method against every rival; run again, it goes on where it stopped."""
@@ -83,7 +91,7 @@ def compare(
     complete = run_table(
         table, place, scale=scale, seeds=_seeds(seeds), methods=_names(methods),
         sizes=_names(sizes), variants=_names(variants), data=dict(map(_data_set, data or ())),
-        stop_after=stop_after, dry_run=dry_run, device=device,
+        stop_after=stop_after, dry_run=dry_run, retime=retime, device=device,
     )  # fmt: skip
     if not complete and not dry_run:
         raise typer.Exit(3)

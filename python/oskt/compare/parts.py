@@ -174,6 +174,21 @@ def digest(part: Part) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def work(part: Part) -> str:
+    """Equal for trainings whose steps are the same work: they differ in seed, rate or length."""
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: kept(entry) for name, entry in value.items() if name not in _NO_WORK}
+
+    return json.dumps({type(part).__name__: kept(settings(part))}, sort_keys=True)
+
+
+# Settings that change no step's work.
+_NO_WORK = ("seed", "lr", "min_factor", "epochs", "steps", "warmup_epochs", "warmup_factor")
+
+
 def folder_name(part: Part) -> str:
     """A name that speaks, and the digest."""
     match part:

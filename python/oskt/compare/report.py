@@ -116,6 +116,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
     seeds = sorted({row.seed for row in rows})
     rates = sorted({row.rate for row in rows if row.rate})
     trained_at = all_of(commit for row in rows for commit in _trained_at(row))
+    timed = all_of(row.timed for row in rows)
     at_once = "norm statistics measured on 512 training images without labels"
     if any(row.method == "oskt-published" for row in rows):
         at_once += "; the published start has none, as in its code, and a fresh head"
@@ -129,6 +130,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, Any]:
         "Machine": all_of(f"{row.machine}, {row.threads} threads" for row in rows),
         "Commit": all_of(row.commit for row in rows),
         **({"Trained at": trained_at} if trained_at else {}),
+        **({"Seconds": f"steps of all trainings timed in turn: {timed}"} if timed else {}),
         "Dates": f"{min(r.date for r in rows)[:10]} to {max(r.date for r in rows)[:10]}",
     }
 

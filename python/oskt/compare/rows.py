@@ -64,6 +64,8 @@ class Row(Labels):
         data: what the data sets of source and target are called.
         settings: the part behind the cell; recipes by what differs from their defaults.
         commit, machine, threads, date: where and when it was found, that is scored.
+        timed: where and when its seconds were taken, in turn with those of the other rows; ""
+            where they are those of the training itself.
     """
 
     parameters: int
@@ -81,6 +83,7 @@ class Row(Labels):
     machine: str = ""
     threads: int = 0
     date: str = ""
+    timed: str = ""
 
     @property
     def key(self) -> str:

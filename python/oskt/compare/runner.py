@@ -19,6 +19,7 @@ from oskt.compare import logs
 from oskt.compare.cells import Cell, Request
 from oskt.compare.estimate import Estimate
 from oskt.compare.logs import Spent
+from oskt.compare.pace import retimed
 from oskt.compare.parts import (
     AnyChain,
     Data,
@@ -52,6 +53,7 @@ def run_table(
     data: Mapping[str, str] | None = None,
     stop_after: float | None = None,
     dry_run: bool = False,
+    retime: bool = False,
     device: str | None = None,
     console: Console | None = None,
 ) -> bool:
@@ -67,6 +69,8 @@ def run_table(
         data: {"source": PATH, "target": PATH} real data sets in place of drawn worlds.
         stop_after: seconds after which the run stops: a training saves its state and ends there.
         dry_run: only list the cells and say how long they will take.
+        retime: when all cells are found, take the seconds of all trainings in turn (see
+            `pace.retimed`), so that they are of one hour of the machine.
         device: cpu or cuda; None for the GPU if there is one.
         console: where to print; None for the standard output.
 
@@ -104,6 +108,9 @@ def run_table(
             console.print(line, highlight=False, soft_wrap=True)
         else:
             complete = True
+            if retime:
+                at = f"{_machine(device)}, threads {torch.get_num_threads()}, {_now()[:10]}"
+                write_rows(path, retimed(found.values(), cells, workshop, at))
     except KeyboardInterrupt:
         if time.monotonic() <= end:
             raise KeyboardInterrupt(
@@ -163,8 +170,12 @@ def _find(cell: Cell, workshop: Workshop) -> Row:
         commit=provenance()["commit"],
         machine=_machine(workshop.device),
         threads=torch.get_num_threads(),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        date=_now(),
     )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _shared(part: Trained, workshop: Workshop) -> dict[str, Any]:

@@ -46,10 +46,8 @@ def train(
         options["evaluate"] = _timed(task.scores)
         options["evaluate_every"] = max(1, recipe.epochs // CURVE_POINTS)
     with _messages(folder / "messages.txt"):
-        stage(
-            *made, data, recipe, folder, resume=True, tensorboard=False, report_every=len(data),
-            device=device, **options,
-        )  # fmt: skip
+        options = {"report_every": len(data), **options}
+        stage(*made, data, recipe, folder, resume=True, tensorboard=False, device=device, **options)
     (folder / "state.pt").unlink(missing_ok=True)  # three times the size of the network
 
 

@@ -212,12 +212,10 @@ class Workshop:
                 self._train(distil, student, teacher, **told, **options)
         return path
 
-    def _train(
-        self, stage: Callable[..., Path], *made: Any, task: Any, recipe: Recipe, **options: Any
-    ) -> None:
-        """Run a stage."""
+    def _train(self, *made: Any, task: Any, recipe: Recipe, **options: Any) -> None:
+        """Run a stage, given first, with the networks that follow it."""
         task, recipe = _suited(task, recipe)
-        train(stage, *made, task=task, recipe=recipe, end=self.end, device=self.device, **options)
+        train(*made, task=task, recipe=recipe, end=self.end, device=self.device, **options)
 
     # -- sizes and scores -----------------------------------------------------------------------
 
