@@ -35,7 +35,9 @@ class DirectKmeans {
         start_(k + 1),
         size_(k),
         touched_(k) {
-    packed_means_ = packed_memory_.template at_least<T>(gemm_panel_size<T>(k, p_.dims));
+    const std::size_t size = gemm_panel_size<T>(k, p_.dims);
+    packed_means_ = packed_memory_.template at_least<T>(size);
+    std::fill_n(packed_means_, size, T(0));  // what is beyond the last mean is multiplied, too
     for_each_tile([&](int64_t first, int64_t count, int64_t worker) {
       const std::vector<double> offset(p_.offset.begin(), p_.offset.end());
       for (int64_t i = first; i < first + count; ++i) {

@@ -115,30 +115,57 @@ OSKT_INLINE void write_mirrored_of(const T* block, int64_t block_stride, int64_t
   }
 }
 
+// The lowest of value(0), ..., value(count - 1) in one pass, and the first place where it is. A
+// lane holds its lowest and, counted in T so that both fit one kind of vector, where that was.
+template <typename T, typename Value>
+OSKT_INLINE T first_lowest(int64_t count, const Value& value, int64_t& first) {
+  constexpr int64_t kLanes = 64 / sizeof(T);
+  alignas(64) T lowest[kLanes], place[kLanes];
+  std::fill_n(lowest, kLanes, kInfinity<T>);
+  std::fill_n(place, kLanes, T(0));
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) {
+    const T here = static_cast<T>(c);
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const T x = value(c + lane), before = lowest[lane], there = place[lane];
+      lowest[lane] = x < before ? x : before;
+      place[lane] = x < before ? here : there;
+    }
+  }
+  for (int64_t lane = 0; c + lane < count; ++lane) {
+    const T x = value(c + lane);
+    if (!(x < lowest[lane])) continue;
+    lowest[lane] = x;
+    place[lane] = static_cast<T>(c);
+  }
+  T least = kInfinity<T>, earliest = kInfinity<T>;
+#pragma omp simd reduction(min : least)
+  for (int64_t lane = 0; lane < kLanes; ++lane) least = std::min(least, lowest[lane]);
+#pragma omp simd reduction(min : earliest)
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    const T c_of_lane = place[lane] + static_cast<T>(lane);
+    earliest = std::min(earliest, lowest[lane] == least ? c_of_lane : kInfinity<T>);
+  }
+  first = static_cast<int64_t>(earliest);
+  return least;
+}
+
 template <typename T>
 OSKT_INLINE void nearest_of_all(T* product, int64_t stride, int64_t rows, int64_t columns,
                                 int64_t first, const T* square, const T* grown, const T* base,
                                 const int32_t* own, T* best, int32_t* arg) {
   for (int64_t r = 0; r < rows; ++r, product += stride) {
-    const T shift = base[r];
-    if (grown == nullptr) {
-#pragma omp simd
-      for (int64_t c = 0; c < columns; ++c) product[c] = shift + (square[c] - 2 * product[c]);
-    } else {
-#pragma omp simd
-      for (int64_t c = 0; c < columns; ++c) {
-        product[c] = grown[c] * (shift + (square[c] - 2 * product[c]));
-      }
-    }
     if (own != nullptr && own[r] >= first && own[r] < first + columns) {
-      product[own[r] - first] = kInfinity<T>;
+      product[own[r] - first] = -kInfinity<T>;  // infinitely far
     }
-    T lowest = kInfinity<T>;
-#pragma omp simd reduction(min : lowest)
-    for (int64_t c = 0; c < columns; ++c) lowest = std::min(lowest, product[c]);
-    if (!(lowest < best[r])) continue;
+    const T shift = base[r];
+    const auto raised = [=](int64_t c) { return shift + (square[c] - 2 * product[c]); };
+    const auto grown_by = [=](int64_t c) { return grown[c] * raised(c); };
     int64_t c = 0;
-    while (!(product[c] == lowest)) ++c;
+    const T lowest = grown == nullptr ? first_lowest<T>(columns, raised, c)
+                                      : first_lowest<T>(columns, grown_by, c);
+    if (!(lowest < best[r])) continue;
     best[r] = lowest;
     arg[r] = static_cast<int32_t>(first + c);
   }

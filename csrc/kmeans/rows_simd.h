@@ -24,7 +24,7 @@ namespace oskt::kmeans {
                       bool diagonal, T* out, T* mirrored, int64_t stride);                        \
   /* Lowers best[r] to the minimum over c of grown[c] (base[r] + square[c] - 2 product[r, c]), */ \
   /* and arg[r] to first + c; the lowest c wins, and c = own[r] - first is left out. `grown` */   \
-  /* and `own` may be null: 1 and none. The product is overwritten. */                            \
+  /* and `own` may be null: 1 and none. Products with the own column are overwritten. */          \
   void nearest_of(T* product, int64_t stride, int64_t rows, int64_t columns, int64_t first,       \
                   const T* square, const T* grown, const T* base, const int32_t* own, T* best,    \
                   int32_t* arg);
