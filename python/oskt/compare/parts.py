@@ -164,6 +164,9 @@ AnyChain = Chain | Moved
 Trained = Teacher | AnyChain | Student
 Part = Data | Start | Trained
 
+# Settings that do not change what a step of a training does.
+NO_WORK = ("seed", "lr", "min_factor", "epochs", "steps", "warmup_epochs", "warmup_factor")
+
 
 def digest(part: Part) -> str:
     """Eight hex digits that change with anything that the part stands for.
@@ -180,13 +183,9 @@ def work(part: Part) -> str:
     def kept(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: kept(entry) for name, entry in value.items() if name not in _NO_WORK}
+        return {name: kept(entry) for name, entry in value.items() if name not in NO_WORK}
 
     return json.dumps({type(part).__name__: kept(settings(part))}, sort_keys=True)
-
-
-# Settings that change no step's work.
-_NO_WORK = ("seed", "lr", "min_factor", "epochs", "steps", "warmup_epochs", "warmup_factor")
 
 
 def folder_name(part: Part) -> str:
