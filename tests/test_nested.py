@@ -208,8 +208,8 @@ def test_refinement_writes_a_chain_that_knows_its_statistics(teacher, tmp_path):
         assert torch.equal(at_once(images[0]), measured(images[0]))
 
 
-def dense(tree, n):
-    statistic = reading.statistic(tree, n)
+def dense(tree, n, share=None):
+    statistic = reading.statistic(tree, n, share)
     return statistic.read(np.eye(statistic.size), 0)
 
 
@@ -226,6 +226,50 @@ def test_statistics_blend_between_measured_widths():
         [below, 0, 0, 0, 0, above],
     ]
     assert dense(tree, 4)[:, 2:].tolist() == np.eye(4).tolist()
+
+
+def test_statistics_are_those_of_the_inputs_that_are_read():
+    """Eight channels in their own order, measured at widths 2 and 4."""
+    parent = np.array([-1, *range(7)])
+    tree = MergeTree(np.arange(8), parent, np.ones(8, dtype=int), measured=(2, 4), merges=False)
+    at_2, at_4, at_8 = np.eye(14)[:2], np.eye(14)[2:6], np.eye(14)[6:]
+    # Narrower than what the layer reads: the numbers of that width.
+    assert np.array_equal(dense(tree, 2, share=1.0), at_8[:2])
+    assert np.array_equal(dense(tree, 2, share=4 / 8), at_4[:2])
+    # Wider: of each channel those of the nearest width that has it.
+    assert np.array_equal(dense(tree, 8, share=2 / 8), [*at_2, *at_4[2:], *at_8[4:]])
+    # Between two widths: both, but of a channel that the lower lacks.
+    blended = dense(tree, 5, share=3 / 8)
+    assert np.array_equal(blended[:2], (at_2 + at_4[:2]) / 2)
+    assert np.array_equal(blended[2:], [*at_4[2:], at_8[4]])
+    # One channel away is the same share in whole channels.
+    assert np.array_equal(dense(tree, 4, share=5 / 8), at_4)
+    # Clusters: the mean of their parts, or what their parent has.
+    order, joins = np.array([0, 1, 3, 2]), np.array([-1, 0, 0, 0])
+    merging = MergeTree(order, joins, np.ones(4, dtype=int), measured=(2,))
+    assert dense(merging, 2, share=1.0).tolist() == [
+        [0, 0, 1 / 3, 0, 1 / 3, 1 / 3],
+        [0, 0, 0, 1, 0, 0],
+    ]
+    assert dense(merging, 4, share=1 / 4).tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+    ]
+
+
+def test_a_tapered_student_has_the_statistics_of_what_it_reads(teacher):
+    """A layer that reads all its inputs but writes few channels: as measured, from the file."""
+    images = [torch.randn(SHAPE) for _ in range(4)]
+    teacher.train()(images[0])
+    chain = calibrate(nested_chain(teacher.eval()), lambda: images, (1 / 4, 1 / 2), full=True)
+    widths = {**chain.groups, "layer4.0.conv1": chain.groups["layer4.0.conv1"] // 4}
+    stored, measured = chain.student(widths=widths), chain.student(widths=widths)
+    students.recalibrate(measured, images)
+    norms = [dict(network.named_modules())["layer4.0.bn1"] for network in (stored, measured)]
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(*(getattr(norm, name) for norm in norms), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "ward"])

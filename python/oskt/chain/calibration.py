@@ -26,8 +26,9 @@ def calibrate(
     """A nested chain that carries norm statistics of several widths, so that students of every
     width work at once, without images of their own.
 
-    Between two measured widths statistics are blended linearly, group by group (see
-    reading.statistic). Groups that are frozen have the statistics of full width alone.
+    The widths measured are of all groups alike; a student of another shape takes, norm by norm,
+    those of the width at which the layer before reads as much (see reading.statistic). Groups that
+    are frozen have the statistics of full width alone.
 
     Args:
         chain: of kind "nested".

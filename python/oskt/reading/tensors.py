@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,18 @@ class GroupReading:
     weight: Reading  # as rows of a weight
     column: Reading
     vector: Reading
-    statistic: Reading
+    # Of norms behind a layer that reads this share of its inputs.
+    statistic: Callable[[float | None], Reading]
+
+    @staticmethod
+    def alike(rows: Reading, column: Reading, vector: Reading) -> GroupReading:
+        """Statistics are read as rows are, whatever the layer reads."""
+        return GroupReading(rows, column, vector, lambda _: rows)
 
     @staticmethod
     def identity(size: int) -> GroupReading:
         one = Reading.identity(size)
-        return GroupReading(one, one, one, one)
+        return GroupReading.alike(one, one, one)
 
 
 def student(
@@ -69,12 +76,12 @@ def student(
         rows = Reading.identity(partition.size).take(copies.rows)
         columns = Reading.sum(copies.labels)
         if norm == "interpolate":
-            return GroupReading(rows, columns, Reading.mean(copies.labels), rows)
+            return GroupReading.alike(rows, columns, Reading.mean(copies.labels))
         vectors = Reading.mean(partition.labels).take(copies.rows)
         scale = np.ones(n)
         if group.product:  # no column sums up what its copies say: each says less
             scale = _width_scale(group, n, partition.size) / np.sqrt(copies.counts)
-        return GroupReading(rows.scaled(scale), columns, vectors.scaled(scale), rows)
+        return GroupReading(rows.scaled(scale), columns, vectors.scaled(scale), lambda _: rows)
 
     return _items(coupling, partitions, widths, of, layouts)
 
@@ -90,7 +97,7 @@ def chain(
         if isinstance(partition, MergeTree):
             return same
         means = Reading.mean(partition.labels)
-        return GroupReading(means, same.column, same.vector, means)
+        return GroupReading.alike(means, same.column, same.vector)
 
     return _items(coupling, partitions, {}, of, layouts)
 
@@ -106,14 +113,17 @@ def truncation(
 
     def of(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
         student = _of_tree(group, tree, n)
-        own = student.statistic
         narrower = sum(tree.truncated(n).measured)
-        statistic = Reading.of(
-            np.concatenate([np.arange(narrower), own.entry + narrower]),
-            np.concatenate([np.arange(narrower), own.index]),
-            np.concatenate([np.ones(narrower), own.weight]),
-            own.size,
-        )
+
+        def statistic(share: float | None) -> Reading:
+            own = student.statistic(share)
+            return Reading.of(
+                np.concatenate([np.arange(narrower), own.entry + narrower]),
+                np.concatenate([np.arange(narrower), own.index]),
+                np.concatenate([np.ones(narrower), own.weight]),
+                own.size,
+            )
+
         return GroupReading(student.weight, student.column, student.vector, statistic)
 
     return _items(coupling, partitions, widths, of, layouts)
@@ -129,7 +139,7 @@ def kept(
 
     def of(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
         one = Reading.select(tree.kept(n), tree.rows)
-        return GroupReading(one, one, one, one)
+        return GroupReading.alike(one, one, one)
 
     return _items(coupling, partitions, widths, of, layouts)
 
@@ -149,12 +159,17 @@ def tied(
         if tree.merges:
             mean = Reading.mean(labels, tree.shares()).take(labels)
             same = Reading.identity(tree.rows)
-            return GroupReading(mean, same, mean, student.statistic.take(labels))
+            return GroupReading(
+                mean, same, mean, lambda share: student.statistic(share).take(labels)
+            )
         has = np.isin(np.arange(tree.rows), tree.kept(n)).astype(float)
         own = Reading.identity(tree.rows).scaled(has)
         rows = own.scaled(np.full(tree.rows, _width_scale(group, tree.rows, n)))
-        statistic = student.statistic.take(labels)
-        statistic = replace(statistic, weight=statistic.weight * has[statistic.entry])
+
+        def statistic(share: float | None) -> Reading:
+            all_have = student.statistic(share).take(labels)
+            return replace(all_have, weight=all_have.weight * has[all_have.entry])
+
         return GroupReading(rows, own, rows, statistic)
 
     return _items(coupling, partitions, widths, of, layouts)
@@ -204,45 +219,60 @@ def norm_shares(coupling: Coupling, shares: Shares) -> dict[str, NDArray[np.floa
     return named
 
 
-def statistic(tree: MergeTree, n: int) -> Reading:
+def statistic(tree: MergeTree, n: int, share: float | None = None) -> Reading:
     """Norm statistics of width n from those of the measured widths and of N, one after the other.
 
-    Linear in n between the nearest measured widths below and above: from below a cluster takes
-    its parent's numbers, from above the mean of its parts; under the lowest, from above alone.
-    Where clusters do not merge, a channel's numbers are its own, and those of a channel that the
-    width below lacks come from above alone.
+    Measured widths are of all groups alike, and what a channel's numbers depend on is how much of
+    its inputs the layer before the norm reads, not how many channels there are beside it. So they
+    are those at the width of that `share` of N (n itself, where that is a channel away at most or
+    nothing is known of the layer), linear between the nearest measured widths below and above;
+    under the lowest, from above alone. A cluster takes the mean of its parts or, from below, its
+    parent's numbers. Where clusters do not merge, a channel's numbers are its own, from the
+    nearest widths that have it.
     """
     grid = (*tree.measured, tree.rows)
     starts = np.concatenate([[0], np.cumsum(grid)])
-    above = next(i for i, width in enumerate(grid) if width >= n)
-    fine, coarse = grid[above], grid[max(0, above - 1)]
-    blend = 1.0 if above == 0 or fine == n else (n - coarse) / (fine - coarse)
-    if tree.merges:
-        members = np.bincount(tree.cut(fine).labels, tree.shares())
-        entry, index = tree.coarsened(fine, n), np.arange(fine)
-        weight = blend * members / np.bincount(entry, members)[entry]
-        below, parents = np.arange(n), tree.coarsened(n, coarse) if blend < 1 else entry[:0]
-    else:
-        channels = tree.kept(n)
-        entry, index = np.arange(n), np.searchsorted(tree.kept(fine), channels)
-        below = np.flatnonzero(np.isin(channels, tree.kept(coarse))) if blend < 1 else entry[:0]
-        parents = np.arange(len(below))
-        weight = np.ones(n)
-        weight[below] = blend
-    if blend < 1:
-        entry = np.concatenate([entry, below])
-        index = np.concatenate([starts[above] + index, starts[above - 1] + parents])
-        weight = np.concatenate([weight, np.full(len(below), 1 - blend)])
-    else:
-        index = starts[above] + index
+    at = n if share is None or abs(share * tree.rows - n) <= 1 else share * tree.rows
+    above = next(i for i, width in enumerate(grid) if width >= at)
+    parts, from_above = [], np.ones(n)
+    if above > 0 and grid[above] > at:
+        coarse = grid[above - 1]
+        blend = (at - coarse) / (grid[above] - coarse)
+        entry, index, weight = _from_measured(tree, n, coarse)
+        parts.append((entry, starts[above - 1] + index, (1 - blend) * weight))
+        from_above[entry] = blend
+    lacking = np.ones(n, dtype=bool)
+    while lacking.any():
+        entry, index, weight = _from_measured(tree, n, grid[above])
+        due = lacking[entry]
+        entry = entry[due]
+        parts.append((entry, starts[above] + index[due], from_above[entry] * weight[due]))
+        lacking[entry] = False
+        above += 1
+    entry, index, weight = map(np.concatenate, zip(*parts))
     return Reading.of(entry, index, weight, int(starts[-1]))
+
+
+def _from_measured(tree: MergeTree, n: int, width: int) -> tuple[NDArray[Any], ...]:
+    """Entry, index and weight by which statistics at the cut n are read from those at `width`:
+    the mean of a cluster's parts or its parent's; without merging its channel's, if that is there.
+    """
+    if not tree.merges:
+        channels, measured = tree.kept(n), tree.kept(width)
+        entry = np.flatnonzero(np.isin(channels, measured))
+        return entry, np.searchsorted(measured, channels[entry]), np.ones(len(entry))
+    if width < n:
+        return np.arange(n), tree.coarsened(n, width), np.ones(n)
+    members = np.bincount(tree.cut(width).labels, tree.shares())
+    entry = tree.coarsened(width, n)
+    return entry, np.arange(width), members / np.bincount(entry, members)[entry]
 
 
 def _of_tree(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
     """A nested chain's channels -> those of its student of width n."""
     if not tree.merges:
         one = Reading.select(tree.kept(n), tree.rows)
-        return GroupReading(one, one, one, statistic(tree, n))
+        return GroupReading(one, one, one, partial(statistic, tree, n))
     labels, shares = tree.cut(n).labels, tree.shares()
     mean = Reading.mean(labels, shares)
     if group.product:
@@ -250,7 +280,7 @@ def _of_tree(group: ChannelGroup, tree: MergeTree, n: int) -> GroupReading:
         weight = np.sqrt(shares / np.bincount(labels, shares)[labels])
         mean = Reading.of(labels, np.arange(tree.rows), weight, tree.rows)
         mean = mean.scaled(np.full(n, _width_scale(group, n, tree.rows)))
-    return GroupReading(mean, Reading.sum(labels), mean, statistic(tree, n))
+    return GroupReading(mean, Reading.sum(labels), mean, partial(statistic, tree, n))
 
 
 def _width_scale(group: ChannelGroup, n: int, source: int) -> float:
@@ -275,19 +305,34 @@ def _items(
     axes: dict[tuple[object, ...], Reading] = {}  # equal axes share one reading
     one = Reading.identity(1)
 
-    def axis(part: str, runs: Sequence[tuple[str, int]]) -> tuple[Reading, int]:
+    before = {name: weight for weight, norm in coupling.norms.items() for name in norm}
+
+    def share_read(statistic: str) -> float | None:
+        """What the layer before a norm reads of its inputs; None if nothing is known of it, or if
+        it reads the same at every width."""
+        runs = coupling.layouts[before[statistic]].columns if statistic in before else ()
+        if not any(group in partitions for group, _ in runs):
+            return None
+        return coupling.axis_size(runs, widths) / coupling.axis_size(runs, {})
+
+    def axis(
+        part: str, runs: Sequence[tuple[str, int]], share: float | None = None
+    ) -> tuple[Reading, int]:
         """The reading of an axis and the area that stays beside it (a common area of one run)."""
         area = runs[0][1] if len(runs) == 1 else 1
-        key = (part, tuple(runs))
+        key = (part, tuple(runs), share)
         if key not in axes:
             parts = [getattr(groups[group], part) for group, _ in runs]
+            if part == "statistic":
+                parts = [read(share) for read in parts]
             if len(runs) > 1:
                 parts = [p.with_area(run_area) for p, (_, run_area) in zip(parts, runs)]
             axes[key] = Reading.joined(parts)
         return axes[key], area
 
     def items(layout: TensorLayout) -> list[Item]:
-        rows, row_area = axis(layout.role, layout.rows)
+        share = share_read(layout.name) if layout.role == "statistic" else None
+        rows, row_area = axis(layout.role, layout.rows, share)
         rest = math.prod(layout.shape[layout.dim :]) // coupling.axis_size(layout.rows, {})
         if layout.places > 1:
             return [Item(Reading.identity(layout.places), rows, rest * row_area)]
