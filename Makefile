@@ -26,7 +26,7 @@ demo: $(BUILT) ## run the whole pipeline on drawn pedestrians
 	$(IN_VENV) oskt demo $(ARGS)
 
 test: lint $(BUILT) ## lint, then the whole test suite
-	$(IN_VENV) python -m pytest -n auto --dist loadfile $(ARGS)
+	$(IN_VENV) python -m pytest $(ARGS)
 
 lint: $(BUILT) ## ruff, mypy, clang-format and README's tables, changing nothing
 	$(BIN)/ruff check .
