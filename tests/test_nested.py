@@ -16,10 +16,12 @@ from oskt import reading, students
 from oskt.chain import WeightChain
 from oskt.chain.calibration import calibrate
 from oskt.models.resnet import ResNet
+from oskt.reading import Inputs
 from oskt.train import RECIPES, refine_chain
 from oskt.train.nested import NestedModel
 from oskt.train.recipe import RefineRecipe
 from oskt.train.rota import Rota
+from oskt.widths import EIGHTHS
 from oskt.widths.merge_tree import MergeTree
 
 SHAPE = (4, 3, 32, 16)
@@ -208,8 +210,8 @@ def test_refinement_writes_a_chain_that_knows_its_statistics(teacher, tmp_path):
         assert torch.equal(at_once(images[0]), measured(images[0]))
 
 
-def dense(tree, n, share=None):
-    statistic = reading.statistic(tree, n, share)
+def dense(tree, n, inputs=None):
+    statistic = reading.statistic(tree, n, inputs)
     return statistic.read(np.eye(statistic.size), 0)
 
 
@@ -233,30 +235,50 @@ def test_statistics_are_those_of_the_inputs_that_are_read():
     parent = np.array([-1, *range(7)])
     tree = MergeTree(np.arange(8), parent, np.ones(8, dtype=int), measured=(2, 4), merges=False)
     at_2, at_4, at_8 = np.eye(14)[:2], np.eye(14)[2:6], np.eye(14)[6:]
+
+    def reads(size):  # of 16 inputs, 4 and 8 at the measured widths
+        return Inputs(size, (4, 8, 16))
+
     # Narrower than what the layer reads: the numbers of that width.
-    assert np.array_equal(dense(tree, 2, share=1.0), at_8[:2])
-    assert np.array_equal(dense(tree, 2, share=4 / 8), at_4[:2])
+    assert np.array_equal(dense(tree, 2, reads(16)), at_8[:2])
+    assert np.array_equal(dense(tree, 2, reads(8)), at_4[:2])
     # Wider: of each channel those of the nearest width that has it.
-    assert np.array_equal(dense(tree, 8, share=2 / 8), [*at_2, *at_4[2:], *at_8[4:]])
+    assert np.array_equal(dense(tree, 8, reads(4)), [*at_2, *at_4[2:], *at_8[4:]])
     # Between two widths: both, but of a channel that the lower lacks.
-    blended = dense(tree, 5, share=3 / 8)
+    blended = dense(tree, 5, reads(6))
     assert np.array_equal(blended[:2], (at_2 + at_4[:2]) / 2)
     assert np.array_equal(blended[2:], [*at_4[2:], at_8[4]])
-    # One channel away is the same share in whole channels.
-    assert np.array_equal(dense(tree, 4, share=5 / 8), at_4)
+    # Of several widths at which a layer reads as much, the nearest: as measured, if that is one.
+    assert np.array_equal(dense(tree, 4, Inputs(1, (1, 1, 2))), at_4)
+    assert np.array_equal(dense(tree, 2, Inputs(1, (1, 1, 2))), at_2)
+    assert np.array_equal(dense(tree, 3, Inputs(1, (1, 1, 2)))[:2], (at_2 + at_4[:2]) / 2)
+    # Under the lowest, from above alone.
+    assert np.array_equal(dense(tree, 1, reads(2)), at_2[:1])
     # Clusters: the mean of their parts, or what their parent has.
     order, joins = np.array([0, 1, 3, 2]), np.array([-1, 0, 0, 0])
     merging = MergeTree(order, joins, np.ones(4, dtype=int), measured=(2,))
-    assert dense(merging, 2, share=1.0).tolist() == [
+    assert dense(merging, 2, Inputs(4, (2, 4))).tolist() == [
         [0, 0, 1 / 3, 0, 1 / 3, 1 / 3],
         [0, 0, 0, 1, 0, 0],
     ]
-    assert dense(merging, 4, share=1 / 4).tolist() == [
+    assert dense(merging, 4, Inputs(1, (2, 4))).tolist() == [
         [1, 0, 0, 0, 0, 0],
         [0, 1, 0, 0, 0, 0],
         [1, 0, 0, 0, 0, 0],
         [1, 0, 0, 0, 0, 0],
     ]
+
+
+def test_every_measured_width_is_as_measured():
+    """Also where widths are rounded: a layer of four channels has two at 3/8 and at 1/2."""
+    images = [torch.randn(SHAPE) for _ in range(4)]
+    teacher = ResNet(50, in_planes=4, num_classes=CLASSES, layers=(1, 1, 1, 1))
+    chain = calibrate(nested_chain(teacher.eval()), lambda: images)
+    for share in EIGHTHS[1:-1]:
+        stored, measured = chain.student(width=share), chain.student(width=share)
+        students.recalibrate(measured, images)
+        for (name, buffer), (_, expected) in zip(stored.named_buffers(), measured.named_buffers()):
+            assert torch.equal(buffer, expected) or "num_batches" in name
 
 
 def test_a_tapered_student_has_the_statistics_of_what_it_reads(teacher):

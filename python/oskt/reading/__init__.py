@@ -3,6 +3,7 @@
 from oskt.reading.lists import Item, Reading, apply
 from oskt.reading.tensors import (
     SHARE,
+    Inputs,
     chain,
     copy_shares,
     kept,
@@ -18,6 +19,7 @@ from oskt.reading.tensors import (
 
 __all__ = [
     "SHARE",
+    "Inputs",
     "Item",
     "Reading",
     "apply",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,13 @@ SHARE = "share"  # leaf name of the weights of a weighted norm
 Shares = Mapping[str, NDArray[np.float64]]  # group -> (n,), how much a norm counts each channel
 
 
+class Inputs(NamedTuple):
+    """What a layer reads: entries of its columns, and those at all measured widths and at N."""
+
+    size: int
+    measured: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class GroupReading:
     """How the channels of one group are read, for each part that it plays in a tensor."""
@@ -31,8 +38,7 @@ class GroupReading:
     weight: Reading  # as rows of a weight
     column: Reading
     vector: Reading
-    # Of norms behind a layer that reads this share of its inputs.
-    statistic: Callable[[float | None], Reading]
+    statistic: Callable[[Inputs | None], Reading]  # by what the layer before the norm reads
 
     @staticmethod
     def alike(rows: Reading, column: Reading, vector: Reading) -> GroupReading:
@@ -115,8 +121,8 @@ def truncation(
         student = _of_tree(group, tree, n)
         narrower = sum(tree.truncated(n).measured)
 
-        def statistic(share: float | None) -> Reading:
-            own = student.statistic(share)
+        def statistic(inputs: Inputs | None) -> Reading:
+            own = student.statistic(inputs)
             return Reading.of(
                 np.concatenate([np.arange(narrower), own.entry + narrower]),
                 np.concatenate([np.arange(narrower), own.index]),
@@ -160,14 +166,14 @@ def tied(
             mean = Reading.mean(labels, tree.shares()).take(labels)
             same = Reading.identity(tree.rows)
             return GroupReading(
-                mean, same, mean, lambda share: student.statistic(share).take(labels)
+                mean, same, mean, lambda inputs: student.statistic(inputs).take(labels)
             )
         has = np.isin(np.arange(tree.rows), tree.kept(n)).astype(float)
         own = Reading.identity(tree.rows).scaled(has)
         rows = own.scaled(np.full(tree.rows, _width_scale(group, tree.rows, n)))
 
-        def statistic(share: float | None) -> Reading:
-            all_have = student.statistic(share).take(labels)
+        def statistic(inputs: Inputs | None) -> Reading:
+            all_have = student.statistic(inputs).take(labels)
             return replace(all_have, weight=all_have.weight * has[all_have.entry])
 
         return GroupReading(rows, own, rows, statistic)
@@ -219,20 +225,19 @@ def norm_shares(coupling: Coupling, shares: Shares) -> dict[str, NDArray[np.floa
     return named
 
 
-def statistic(tree: MergeTree, n: int, share: float | None = None) -> Reading:
+def statistic(tree: MergeTree, n: int, inputs: Inputs | None = None) -> Reading:
     """Norm statistics of width n from those of the measured widths and of N, one after the other.
 
-    Measured widths are of all groups alike, and what a channel's numbers depend on is how much of
-    its inputs the layer before the norm reads, not how many channels there are beside it. So they
-    are those at the width of that `share` of N (n itself, where that is a channel away at most or
-    nothing is known of the layer), linear between the nearest measured widths below and above;
-    under the lowest, from above alone. A cluster takes the mean of its parts or, from below, its
-    parent's numbers. Where clusters do not merge, a channel's numbers are its own, from the
-    nearest widths that have it.
+    What was measured were students with all groups alike, and what a channel's numbers depend on is
+    how much the layer before the norm reads, not how many channels there are beside it. So they are
+    those of the width nearest to n at which that layer has these `inputs` (n itself, where nothing
+    is known of it), linear between the measured widths below and above; under the lowest, from
+    above alone. A cluster takes the mean of its parts or, from below, its parent's numbers. Where
+    clusters do not merge, a channel's numbers are its own, from the nearest widths that have it.
     """
     grid = (*tree.measured, tree.rows)
     starts = np.concatenate([[0], np.cumsum(grid)])
-    at = n if share is None or abs(share * tree.rows - n) <= 1 else share * tree.rows
+    at = float(n) if inputs is None else _width_with(inputs, grid, n)
     above = next(i for i, width in enumerate(grid) if width >= at)
     parts, from_above = [], np.ones(n)
     if above > 0 and grid[above] > at:
@@ -251,6 +256,20 @@ def statistic(tree: MergeTree, n: int, share: float | None = None) -> Reading:
         above += 1
     entry, index, weight = map(np.concatenate, zip(*parts))
     return Reading.of(entry, index, weight, int(starts[-1]))
+
+
+def _width_with(inputs: Inputs, grid: Sequence[int], n: int) -> float:
+    """The width nearest to n, of those between the measured ones, at which a layer reads this."""
+    read = np.array(inputs.measured)
+    own = np.array([*grid, *[grid[-1]] * (len(read) - len(grid))], dtype=float)
+    read = np.concatenate([read, np.full(len(own) - len(read), read[-1])])
+    first, last = (np.searchsorted(read, inputs.size, side) for side in ("left", "right"))
+    if first < last:  # as measured, perhaps at several widths; at the lowest, under it, too
+        return float(np.clip(n, own[first] if first else 0, own[last - 1]))
+    if first == 0:
+        return min(n, own[0])
+    between = slice(first - 1, first + 1)
+    return float(np.interp(inputs.size, read[between], own[between]))
 
 
 def _from_measured(tree: MergeTree, n: int, width: int) -> tuple[NDArray[Any], ...]:
@@ -307,32 +326,41 @@ def _items(
 
     before = {name: weight for weight, norm in coupling.norms.items() for name in norm}
 
-    def share_read(statistic: str) -> float | None:
-        """What the layer before a norm reads of its inputs; None if nothing is known of it, or if
-        it reads the same at every width."""
+    def inputs_before(statistic: str) -> Inputs | None:
+        """What the layer before a norm reads; None if nothing is known of it, or if it reads the
+        same at every width."""
         runs = coupling.layouts[before[statistic]].columns if statistic in before else ()
-        if not any(group in partitions for group, _ in runs):
+        grids = {
+            group: (*tree.measured, tree.rows) for group, _ in runs
+            if isinstance(tree := partitions.get(group), MergeTree)
+        }  # fmt: skip
+        if not grids:
             return None
-        return coupling.axis_size(runs, widths) / coupling.axis_size(runs, {})
+        places = range(max(map(len, grids.values())))  # truncation leaves the widest out
+        measured = (
+            coupling.axis_size(runs, {g: grid[min(i, len(grid) - 1)] for g, grid in grids.items()})
+            for i in places
+        )
+        return Inputs(coupling.axis_size(runs, widths), tuple(measured))
 
     def axis(
-        part: str, runs: Sequence[tuple[str, int]], share: float | None = None
+        part: str, runs: Sequence[tuple[str, int]], inputs: Inputs | None = None
     ) -> tuple[Reading, int]:
         """The reading of an axis and the area that stays beside it (a common area of one run)."""
         area = runs[0][1] if len(runs) == 1 else 1
-        key = (part, tuple(runs), share)
+        key = (part, tuple(runs), inputs)
         if key not in axes:
             parts = [getattr(groups[group], part) for group, _ in runs]
             if part == "statistic":
-                parts = [read(share) for read in parts]
+                parts = [read(inputs) for read in parts]
             if len(runs) > 1:
                 parts = [p.with_area(run_area) for p, (_, run_area) in zip(parts, runs)]
             axes[key] = Reading.joined(parts)
         return axes[key], area
 
     def items(layout: TensorLayout) -> list[Item]:
-        share = share_read(layout.name) if layout.role == "statistic" else None
-        rows, row_area = axis(layout.role, layout.rows, share)
+        inputs = inputs_before(layout.name) if layout.role == "statistic" else None
+        rows, row_area = axis(layout.role, layout.rows, inputs)
         rest = math.prod(layout.shape[layout.dim :]) // coupling.axis_size(layout.rows, {})
         if layout.places > 1:
             return [Item(Reading.identity(layout.places), rows, rest * row_area)]
