@@ -140,7 +140,7 @@ def sizes_table() -> str:
         *(f"- {said}" for said in verdicts("sizes", rows) if _weighs(said)),
         "",
         "[docs/compare/sizes.md](docs/compare/sizes.md) has rank-1, spreads and what each family "
-        "spent. "
+        f"spent{', timed in turn (`--retime`)' if all(row.timed for row in rows) else ''}. "
         "Drawn pedestrians at 64x32, a bottleneck network of "
         f"{count_text(max(parameters.values()))} parameters; {rows[0].machine}, "
         f"{rows[0].threads} thread, commit {', '.join(sorted({row.commit[:10] for row in rows}))}.",
