@@ -362,7 +362,8 @@ def bench_table() -> str:
                 continue
             others = [r for r in beside(rows, ours[0]) if provider(r) not in OURS]
             held = comparisons(rows, ours[0])
-            faster = f"{held['to_peer']:.2g}x" if "to_peer" in held else ""
+            times = held.get("to_peer", 0.0)
+            faster = f"{times:.{0 if times >= 10 else 1}f}x" if times else ""
             cell = "; ".join(f"{provider(r)} {measured(r)}" for r in others)
             if suite == "refine_step":
                 cell = f"{held['to_floor']:.2f} of a teacher-only step"
