@@ -63,10 +63,10 @@ class Ahead {
     }
   }
 
-  // The columns of the first row that a pick reads.
-  OSKT_INLINE void fetch(int64_t begin, int64_t end) const {
-    if (row_ == end_) return;
-    const scalar_t* row = source_ + *row_ * pitch_;
+  // The elements [begin, end) of row[r], all that a pick or a copy of it reads.
+  OSKT_INLINE void fetch(int64_t r, int64_t begin, int64_t end) const {
+    if (end_ - row_ <= r) return;
+    const scalar_t* row = source_ + row_[r] * pitch_;
     for (int64_t e = begin; e < end; e += kLine) __builtin_prefetch(row + e, 0, 3);
     __builtin_prefetch(row + end - 1, 0, 3);
   }
@@ -187,24 +187,26 @@ OSKT_INLINE void pick_runs(const List& list, Rows<scalar_t>& rows, int32_t begin
   const int64_t area = kArea == kAnyArea ? any_area : kArea;
   for (int32_t j = begin; j < end; ++j) {
     const int64_t at = list.index[j] * area;
-    rows.ahead.fetch(at, at + area);
+    rows.ahead.fetch(0, at, at + area);
     const auto* from = rows.from[0] + at;
     scalar_t* to = rows.to[0] + j * area;
     for (int64_t o = 0; o < area; ++o) to[o] = static_cast<scalar_t>(from[o]);
   }
 }
 
-// Columns of one row that are consecutive source columns: elements [begin, end) of the student row
-// from element `shift + begin` of the source row on.
+// Columns that are consecutive source columns: elements [begin, end) of every student row from
+// element `shift + begin` of its source row on.
 template <typename scalar_t>
-OSKT_INLINE void copy_run(Rows<scalar_t>& rows, int64_t shift, int64_t begin, int64_t end) {
-  rows.ahead.fetch(shift + begin, shift + end);
-  const auto* from = rows.from[0] + shift;
-  scalar_t* to = rows.to[0];
-  if constexpr (std::is_same_v<scalar_t, acc_of<scalar_t>>)
-    std::memcpy(to + begin, from + begin, (end - begin) * sizeof(scalar_t));
-  else
-    for (int64_t e = begin; e < end; ++e) to[e] = static_cast<scalar_t>(from[e]);
+OSKT_INLINE void copy_runs(Rows<scalar_t>& rows, int64_t shift, int64_t begin, int64_t end) {
+  for (int r = 0; r < rows.count; ++r) {
+    rows.ahead.fetch(r, shift + begin, shift + end);
+    const auto* from = rows.from[r] + shift;
+    scalar_t* to = rows.to[r];
+    if constexpr (std::is_same_v<scalar_t, acc_of<scalar_t>>)
+      std::memcpy(to + begin, from + begin, (end - begin) * sizeof(scalar_t));
+    else
+      for (int64_t e = begin; e < end; ++e) to[e] = static_cast<scalar_t>(from[e]);
+  }
 }
 
 // Columns [begin, end) of the rows of an item that are one source column each.
@@ -219,7 +221,7 @@ OSKT_INLINE void pick_columns(const PlanItem& item, const List& list, Rows<scala
   for (; r < rows.count; ++r) pick_numbers<1>(list, rows, r, begin, end);
 }
 
-// All columns [begin, end) of the rows of an item; one row unless its area is 1.
+// All columns [begin, end) of the rows of an item; one row where batch_of says so.
 template <bool kOnes, typename scalar_t>
 OSKT_INLINE void reduce_columns(const PlanItem& item, const List& list, Rows<scalar_t>& rows,
                                 int32_t begin, int32_t end, acc_of<scalar_t>* tile) {
@@ -227,7 +229,7 @@ OSKT_INLINE void reduce_columns(const PlanItem& item, const List& list, Rows<sca
   // Rows that are read whole are cheaper interleaved.
   const bool sparse = columns > 2 * item.student_columns;
   if (item.column_kind == kRun)
-    copy_run(rows, list.index[0] * item.area, begin * item.area, end * item.area);
+    copy_runs(rows, list.index[0] * item.area, begin * item.area, end * item.area);
   else if (item.column_kind == kSelect && sparse)
     pick_columns(item, list, rows, begin, end);
   else if (item.area == 9)

@@ -85,9 +85,13 @@ OSKT_INLINE const acc_of<scalar_t>* one_row(const List& reads, int32_t group,
   return nullptr;
 }
 
-// Groups that go together: numbers of several rows make vectors.
+// Groups that go together: numbers of several rows make vectors, and while short runs are copied
+// the next ones are on their way.
 int batch_of(const PlanItem& item) {
-  return item.area == 1 && item.column_kind != kRun ? kBatch : 1;
+  constexpr int64_t kShort = 1024;
+  const bool copied = item.column_kind == kRun;
+  const bool together = copied ? item.student_columns * item.area <= kShort : item.area == 1;
+  return together ? kBatch : 1;
 }
 
 // The source rows of the batch of a task that begins with group `first`.

@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 2) expand_kernel(const Expan
   const PlanReader plan{params.table, params.coefficient};
   const PlanHeader& header = plan.header();
   // The host cannot look into the table without a synchronisation; a foreign one must not be read.
+  // The trap is seen at the next synchronisation, and no kernel of the process runs after it.
   if (header.magic != kMagic || header.words != params.table_numel ||
       header.coefficients != params.coefficient_numel ||
       header.source_numel != params.source_numel || header.student_numel != params.student_numel)
