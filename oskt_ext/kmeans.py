@@ -11,7 +11,7 @@ from torch import Tensor
 from oskt_ext._arrays import as_tensor, restorer
 from oskt_ext._rows import check_finite, check_gram_rows, check_rows
 
-_RANGES = {"n_init": (1, 2**20), "max_iter": (0, 2**30), "seed": (0, 2**63 - 1)}
+_RANGES = {"n_init": (1, 2**16 - 1), "max_iter": (0, 2**30), "seed": (0, 2**63 - 1)}
 
 
 class KMeansResult(NamedTuple):
@@ -59,8 +59,8 @@ def kmeans(
         init: "k-means++" (greedy: the best of 2 + ln k draws per step); "ward" (Ward's
             agglomeration cut at k, labels numbered by first member); or B arrays (k_b, D_b) of
             starting centers in the dtype and device of rows.
-        algorithm: "lloyd" runs until no label changes. "hartigan" goes on with moves of single
-            rows that lower the inertia, until none does.
+        algorithm: "lloyd" runs until no label changes, or every row lies at its center to rounding.
+            "hartigan" goes on with moves of single rows that lower the inertia, until none does.
         n_init: seedings to try, >= 1; the lowest inertia wins, among equal ones (to rounding) the
             first. Only "k-means++" draws: other starts run once.
         max_iter: bound on Lloyd iterations plus Hartigan passes, >= 0; 0 returns the start, such as

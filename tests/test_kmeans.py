@@ -199,6 +199,21 @@ def test_nothing_but_zero_rows_under_cosine(device, route, init):
     assert result.inertia.item() == 0
 
 
+@pytest.mark.parametrize("route", ["gram", "direct"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_do_not_move_for_ever(device, dtype, metric, algorithm, route):
+    """More clusters than distinct rows: of two that share a mean, rounding says which is nearer."""
+    distinct = gaussian(20, 50, dtype=dtype, device=device)
+    rows = distinct[torch.arange(400, device=device) % 20]
+    if metric == "cosine":  # equal directions, to rounding
+        rows = rows * (1 + gaussian(400, 1, dtype=dtype, device=device).abs())
+    result = kmeans([rows], [30], metric=metric, algorithm=algorithm, route=route)
+    check_result([rows], [30], result, metric=metric)
+    assert result.n_iter < 10  # of 100
+
+
 @pytest.mark.parametrize("n_init", [1, 3])
 @pytest.mark.parametrize("init", STARTS)
 def test_alone_in_a_batch_and_permuted(device, init, n_init):

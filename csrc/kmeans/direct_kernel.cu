@@ -54,10 +54,14 @@ __device__ const DirectProblem& owner_of_cluster(const DirectBatch& batch) {
   return owner(batch, blockIdx.x, [](const DirectProblem& q) { return q.first_cluster; });
 }
 
+// x * scale, rounded: fused with a subtraction it would keep equal entries apart.
+__device__ float scaled(float x, float scale) { return __fmul_rn(x, scale); }
+__device__ double scaled(double x, double scale) { return __dmul_rn(x, scale); }
+
 // Row i, column d of the scaled rows.
 template <typename S>
 __device__ double entry(const DirectProblem& p, int64_t i, int64_t d) {
-  return load(static_cast<const S*>(p.rows) + i * p.dims + d) * p.scale[i];
+  return scaled(load(static_cast<const S*>(p.rows) + i * p.dims + d), p.scale[i]);
 }
 
 // |x_i - y|^2, y(d) in float64, by one warp; the same in every lane.
@@ -196,8 +200,8 @@ __global__ void __launch_bounds__(kTileThreads) measure_kernel(DirectBatch batch
       const T scale_j = static_cast<T>(p.scale[j]);
       T sum = 0;
       for (int64_t d = threadIdx.x % kWarp; d < p.dims; d += kWarp) {
-        const T residual =
-            load_acc(rows[i * p.dims + d]) * scale - load_acc(rows[j * p.dims + d]) * scale_j;
+        const T residual = scaled(load_acc(rows[i * p.dims + d]), scale) -
+                           scaled(load_acc(rows[j * p.dims + d]), scale_j);
         sum += residual * residual;
       }
       sum = warp_sum(sum);
@@ -215,13 +219,13 @@ __global__ void __launch_bounds__(kTileThreads) measure_kernel(DirectBatch batch
   }
 }
 
-// One block per tile: the best candidate becomes a centre. Every block finds it alike.
+// One block per run: the candidate that leaves the lowest sum.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads) keep_kernel(DirectBatch batch, int64_t step) {
-  const DirectProblem& p = owner_of_tile(batch);
+__global__ void __launch_bounds__(kTileThreads) best_kernel(DirectBatch batch, int64_t step) {
+  const DirectProblem& p = batch.problems[blockIdx.x];
   if (step >= p.k) return;
   const DirectWorkspace<T> w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
-  int64_t best = 0;
+  int32_t best = 0;
   double lowest = kInfinity<double>;
   for (int32_t t = 0; step > 0 && t < *w.count; ++t) {
     double own = 0;
@@ -234,9 +238,18 @@ __global__ void __launch_bounds__(kTileThreads) keep_kernel(DirectBatch batch, i
       best = t;
     }
   }
+  if (threadIdx.x == 0) *w.best = best;
+}
+
+// One block per tile: the best candidate becomes a centre.
+template <typename T>
+__global__ void __launch_bounds__(kTileThreads) keep_kernel(DirectBatch batch, int64_t step) {
+  const DirectProblem& p = owner_of_tile(batch);
+  if (step >= p.k) return;
+  const DirectWorkspace<T> w = workspace_of<T>(p, blockIdx.y, batch.settings.init);
   const int64_t i = (blockIdx.x - p.first_tile) * kRowTile + threadIdx.x;
   if (i >= p.n) return;
-  const T distance = w.distance[best * p.n + i];
+  const T distance = w.distance[*w.best * p.n + i];
   if (step > 0 && !(distance < w.minimum[i])) return;
   w.minimum[i] = distance;
   w.label[i] = static_cast<int32_t>(step);
@@ -447,7 +460,11 @@ __device__ bool move_rows(DeviceTeam& team, const DirectProblem& p, const Direct
       if (size_a <= 1) continue;
       const double from = sq_dist(i, a), to = sq_dist(i, b);
       const double gain = size_a / (size_a - 1) * from - size_b / (size_b + 1) * to;
-      if (!(gain > kMoveRounding * (from + to))) continue;
+      const double square = team.sum(p.dims, [&](int64_t d) {
+        const double x = entry<S>(p, i, d);
+        return x * x;
+      });
+      if (!worth_moving(gain, from, to, square)) continue;
       double *mean_a = w.mean + a * p.dims, *mean_b = w.mean + b * p.dims;
       const double of_a = 1 / (size_a - 1), of_b = 1 / (size_b + 1);
       team.for_each(p.dims, [&](int64_t d) {
@@ -487,7 +504,7 @@ __global__ void __launch_bounds__(DeviceTeam::kThreads) settle_kernel(DirectBatc
     });
     fill_empty(team, p.n, p.k, w.label, w.minimum, w.size);
     const auto changed = [&](int64_t i) { return w.label[i] != w.previous[i] ? 1.0 : 0.0; };
-    moved = team.sum(p.n, changed) > 0;
+    moved = team.sum(p.n, changed) > 0 && !all_at_means(team, p.n, w.minimum, w.diagonal);
     team.for_each(p.n, [&](int64_t i) {
       if (w.label[i] == w.previous[i]) return;
       w.touched[w.label[i]] = 1;
@@ -539,7 +556,7 @@ __global__ void __launch_bounds__(DeviceTeam::kThreads) take_kernel(DirectBatch 
     const DirectWorkspace<T> w = workspace_of<T>(p, restart, batch.settings.init);
     const double own = team.sum(p.tiles, [&](int64_t tile) { return w.own[tile]; });
     const double total = team.sum(p.tiles, [&](int64_t tile) { return w.total[tile]; });
-    const Outcome outcome{own, 16 * kEpsilon<T> * total, *w.n_iter};
+    const Outcome outcome{own, kRounding<T> * total, *w.n_iter};
     if (restart > 0 && !lowest.worse_than(outcome)) continue;
     lowest = outcome;
     best = restart;
@@ -587,6 +604,7 @@ cudaError_t launch(const DirectProblem* table, const DirectBatch& batch, cudaStr
     for (int64_t step = 0; step < batch.most_clusters; ++step) {
       choose_kernel<T><<<runs, kTeam, 0, stream>>>(batch, step);
       measure_kernel<S><<<tiles, kTileThreads, 0, stream>>>(batch, step);
+      best_kernel<T><<<runs, kTileThreads, 0, stream>>>(batch, step);
       keep_kernel<T><<<tiles, kTileThreads, 0, stream>>>(batch, step);
     }
   }

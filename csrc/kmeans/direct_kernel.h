@@ -44,6 +44,7 @@ struct DirectWorkspace {
   double* lanes;      // kTeamLanes
   int64_t* chosen;    // trials: the candidates of a step of k-means++
   int32_t* count;     // 1: how many
+  int32_t* best;      // 1: which of them is taken
   double* potential;  // trials x tiles: sums of the squared distances that would be left
   double* own;        // tiles: sums of squared distances to the own means
   double* total;      // tiles: sums of `diagonal`
@@ -69,6 +70,7 @@ struct DirectWorkspace {
     layout.take(lanes, kTeamLanes);
     layout.take(chosen, trials);
     layout.take(count, 1);
+    layout.take(best, 1);
     layout.take(potential, trials * tiles);
     layout.take(own, tiles);
     layout.take(total, tiles);

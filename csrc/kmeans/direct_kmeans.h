@@ -1,6 +1,7 @@
 // k-means of one problem without its Gram matrix, on the CPU: every distance is formed from the
-// rows, in O(N + K D) memory. The route for many rows; the steps, ties, draws and rules for empty
-// clusters are those of gram_kmeans.h, and results agree with it to rounding.
+// rows, in O(N + K D) memory and, while that is little, a packed copy of the rows. The route for
+// many rows; the steps, ties, draws and rules for empty clusters are those of gram_kmeans.h, and
+// results agree with it to rounding.
 //
 // Rows pass by in tiles that any thread may take: a tile's products with the means are one gemm_nt,
 // a mean is the float64 sum of its members in ascending order. Seeding and single-row moves use
@@ -25,6 +26,7 @@ class DirectKmeans {
         settings_(settings),
         workers_(num_workers()),
         mean_(k * problem.dims),
+        origin_(problem.dims),
         square_(k),
         grown_(k, T(1)),
         diagonal_(problem.n),
@@ -38,7 +40,11 @@ class DirectKmeans {
     const std::size_t size = gemm_panel_size<T>(k, p_.dims);
     packed_means_ = packed_memory_.template at_least<T>(size);
     std::fill_n(packed_means_, size, T(0));  // what is beyond the last mean is multiplied, too
+    const std::size_t rows = gemm_panel_size<T>(p_.n, p_.dims);
+    if (rows <= kKept / sizeof(T)) kept_rows_ = kept_memory_.template at_least<T>(rows);
     for_each_tile([&](int64_t first, int64_t count, int64_t worker) {
+      if (kept_rows_ != nullptr)
+        p_.pack(first, count, buffer(worker), kept_rows_ + first * p_.dims);
       const std::vector<double> offset(p_.offset.begin(), p_.offset.end());
       for (int64_t i = first; i < first + count; ++i) {
         const T* row = p_.row(i, buffer(worker));
@@ -68,12 +74,15 @@ class DirectKmeans {
       for (int64_t i = first; i < first + count; ++i) own[i] = sq_dist(i, label_[i], worker);
     });
     const double total = std::accumulate(diagonal_.begin(), diagonal_.end(), 0.0);
-    return {std::accumulate(own.begin(), own.end(), 0.0), 16 * kEpsilon<T> * total, n_iter};
+    return {std::accumulate(own.begin(), own.end(), 0.0), kRounding<T> * total, n_iter};
   }
 
   const std::vector<int32_t>& label() const { return label_; }
 
  private:
+  // Bytes of packed rows that are kept; more are packed by tiles in every pass.
+  static constexpr std::size_t kKept = std::size_t{1} << 30;
+
   template <typename F>
   void for_each_tile(const F& f) {
     for_each_task(p_.tiles(), [&](int64_t tile, int64_t worker) {
@@ -88,62 +97,80 @@ class DirectKmeans {
   T* buffer(int64_t worker) { return tile_rows(worker) + kTile * p_.dims; }
   T* products(int64_t worker) { return buffer(worker) + kPanelWidth<T> * p_.dims; }
 
+  // The rows of a tile as gemm_nt reads them.
+  const T* packed_rows(int64_t first, int64_t count, int64_t worker) {
+    if (kept_rows_ != nullptr) return kept_rows_ + first * p_.dims;
+    p_.pack(first, count, buffer(worker), tile_rows(worker));
+    return tile_rows(worker);
+  }
+
   double sq_dist(int64_t i, int64_t c, int64_t worker) {
     return sq_dist_to(p_.row(i, buffer(worker)), p_.dims, p_.scale[i], &mean_[c * p_.dims]);
   }
 
-  // Greedy k-means++: the candidates of a step are measured in one pass over the rows.
+  // Greedy k-means++: the candidates of a step, and what each would leave of the sum of distances,
+  // are measured in one pass over the rows.
   void seed_plus_plus(uint64_t restart) {
+    constexpr int64_t kWidth = kPanelWidth<T>;
     HostTeam team;
-    const int64_t n = p_.n, trials = trials_of(k_);
-    std::vector<double> lanes(kTeamLanes);
-    std::vector<T> distance(n * trials), candidates(trials * p_.dims);
+    const int64_t n = p_.n, dims = p_.dims, trials = trials_of(k_);
+    std::vector<double> lanes(kTeamLanes), partial(p_.tiles() * trials);
+    std::vector<T> distance(n * trials), candidates(trials * dims);
     std::vector<int64_t> chosen(trials);
     const auto measure = [&](int64_t count) {
       for (int64_t t = 0; t < count; ++t) {
-        const int64_t i = chosen[t];
-        const T *row = p_.row(i, buffer(0)), scale = static_cast<T>(p_.scale[i]);
-        for (int64_t d = 0; d < p_.dims; ++d) candidates[t * p_.dims + d] = row[d] * scale;
+        T* packed = tile_rows(0);  // as the rows are, so that a row is at 0 from its equals
+        p_.pack(chosen[t], 1, buffer(0), packed);
+        for (int64_t d = 0; d < dims; ++d) candidates[t * dims + d] = packed[d * kWidth];
       }
       for_each_tile([&](int64_t first, int64_t rows, int64_t worker) {
+        const T* packed = packed_rows(first, rows, worker);
+        T* out = products(worker);
+        for (int64_t r = 0; r < rows; r += kWidth) {
+          sq_dists_to(packed + r * dims, dims, candidates.data(), count, out);
+          const int64_t filled = std::min(kWidth, rows - r);
+          for (int64_t t = 0; t < count; ++t)
+            std::copy_n(out + t * kWidth, filled, &distance[t * n + first + r]);
+        }
+        for (int64_t t = 0; t < count; ++t)
+          partial[first / kTile * trials + t] =
+              sum_of_minima(&distance[t * n + first], &minimum_[first], rows);
+      });
+    };
+    const auto take = [&](int64_t t, int32_t step) {
+      const T* nearer = &distance[t * n];
+      for_each_tile([&](int64_t first, int64_t rows, int64_t) {
         for (int64_t i = first; i < first + rows; ++i) {
-          T* out = products(worker);
-          sq_dists_to(p_.row(i, buffer(worker)), p_.dims, static_cast<T>(p_.scale[i]),
-                      candidates.data(), count, out);
-          for (int64_t t = 0; t < count; ++t) distance[t * n + i] = out[t];
+          if (!(nearer[i] < minimum_[i])) continue;
+          minimum_[i] = nearer[i];
+          label_[i] = step;
         }
       });
     };
+    std::fill(minimum_.begin(), minimum_.end(), kInfinity<T>);
+    std::fill(label_.begin(), label_.end(), 0);
     chosen[0] = static_cast<int64_t>(uniform(settings_.seed, restart, 0, 0) * n);
     measure(1);
-    std::copy_n(distance.begin(), n, minimum_.begin());
-    std::fill(label_.begin(), label_.end(), 0);
-    T* minimum = minimum_.data();
+    take(0, 0);
     for (int64_t step = 1; step < k_; ++step) {
-      const bool spent = !prepare_draws(team, n, minimum, lanes.data());
+      const bool spent = !prepare_draws(team, n, minimum_.data(), lanes.data());
       const int64_t count = spent ? 1 : trials;
       for (int64_t t = 0; t < count; ++t) {
         const double u = uniform(settings_.seed, restart, step, t);
-        chosen[t] = spent ? step : draw_row(n, minimum, lanes.data(), u);
+        chosen[t] = spent ? step : draw_row(n, minimum_.data(), lanes.data(), u);
       }
       measure(count);
       int64_t best = 0;
       double lowest = kInfinity<double>;
       for (int64_t t = 0; t < count; ++t) {
-        const T* of_candidate = &distance[t * n];
-        const double potential =
-            team.sum(n, [=](int64_t i) { return std::min(of_candidate[i], minimum[i]); });
+        double potential = 0;
+        for (int64_t tile = 0; tile < p_.tiles(); ++tile) potential += partial[tile * trials + t];
         if (potential < lowest) {
           lowest = potential;
           best = t;
         }
       }
-      const T* nearer = &distance[best * n];
-      for (int64_t i = 0; i < n; ++i) {
-        if (!(nearer[i] < minimum[i])) continue;
-        minimum[i] = nearer[i];
-        label_[i] = static_cast<int32_t>(step);
-      }
+      take(best, static_cast<int32_t>(step));
     }
   }
 
@@ -182,13 +209,12 @@ class DirectKmeans {
   void find_nearest(bool others) {
     for (int64_t c = 0; others && c < k_; ++c) grown_[c] = size_[c] / (size_[c] + T(1));
     for_each_tile([&](int64_t first, int64_t count, int64_t worker) {
-      T* packed = tile_rows(worker);
-      p_.pack(first, count, buffer(worker), packed);
+      const T* packed = packed_rows(first, count, worker);
       std::fill_n(&minimum_[first], count, kInfinity<T>);
       std::fill_n(&previous_[first], count, 0);
       for (int64_t c = 0; c < k_; c += kTile) {
         const int64_t columns = std::min(kTile, k_ - c);
-        gemm_nt(packed, count, packed_means_ + c * p_.dims, columns, p_.dims, products(worker),
+        gemm_nt(packed_means_ + c * p_.dims, columns, packed, count, p_.dims, products(worker),
                 kTile);
         nearest_of(products(worker), kTile, count, columns, c, &square_[c],
                    others ? &grown_[c] : nullptr, &diagonal_[first],
@@ -212,6 +238,7 @@ class DirectKmeans {
       }
       if (!moved) return iteration + 1;
       find_means();
+      if (all_at_means(team, p_.n, minimum_.data(), diagonal_.data())) return iteration + 1;
     }
     return settings_.max_iter;
   }
@@ -242,8 +269,9 @@ class DirectKmeans {
     const double from = sq_dist(i, a, 0), to = sq_dist(i, b, 0);
     const double size_a = size_[a], size_b = size_[b];
     const double gain = size_a / (size_a - 1) * from - size_b / (size_b + 1) * to;
-    if (!(gain > kMoveRounding * (from + to))) return false;
     const T* row = p_.row(i, buffer(0));
+    const double square = sq_dist_to(row, p_.dims, p_.scale[i], origin_.data());
+    if (!worth_moving(gain, from, to, square)) return false;
     double *mean_a = &mean_[a * p_.dims], *mean_b = &mean_[b * p_.dims];
     const double of_a = 1 / (size_a - 1), of_b = 1 / (size_b + 1);
     for (int64_t d = 0; d < p_.dims; ++d) {
@@ -263,8 +291,11 @@ class DirectKmeans {
   const Settings settings_;
   std::vector<Scratch> workers_;
   Scratch packed_memory_;
-  T* packed_means_;                                // k rows, packed
+  T* packed_means_;  // k rows, packed
+  Scratch kept_memory_;
+  T* kept_rows_ = nullptr;                         // n rows, packed, or none
   std::vector<double> mean_;                       // k x dims, of the scaled rows
+  std::vector<double> origin_;                     // dims: zeros
   std::vector<T> square_;                          // k: |mean - offset|^2
   std::vector<T> grown_;                           // k: n / (n + 1)
   std::vector<T> diagonal_;                        // n: |row - offset|^2

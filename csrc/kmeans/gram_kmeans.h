@@ -90,13 +90,10 @@ class GramKmeans {
     if (settings_.hartigan) n_iter += hartigan(settings_.max_iter - n_iter);
     const double total = team_.sum(n, [=](int64_t i) { return w_.diagonal[i]; });
     const double kept = team_.sum(g_.k, [=](int64_t c) { return w_.self[c] / w_.size[c]; });
-    return {total > kept ? total - kept : 0.0, kRounding * total, n_iter};
+    return {total > kept ? total - kept : 0.0, kRounding<T> * total, n_iter};
   }
 
  private:
-  // Of a difference of distances, relative to the squared lengths in it.
-  static constexpr double kRounding = 16 * kEpsilon<T>;
-
   OSKT_HOST_DEVICE T sq_dist(int64_t i, int64_t j) const {
     const T value = w_.diagonal[i] + w_.diagonal[j] - 2 * g_.row(i)[j];
     return value > 0 ? value : T(0);
@@ -194,6 +191,7 @@ class GramKmeans {
         w_.touched[w_.previous[i]] = 1;
       });
       sum_touched();
+      if (all_at_means(team_, n, w_.minimum, w_.diagonal)) return iteration + 1;
     }
     return settings_.max_iter;
   }
@@ -243,7 +241,7 @@ class GramKmeans {
     const double gain = w_.size[a] > 1 ? cost(i, a, -1) - cost(i, b, 1) : 0.0;
     const double scale = w_.diagonal[i] + w_.self[a] / w_.size[a] / w_.size[a] +
                          w_.self[b] / w_.size[b] / w_.size[b];
-    if (!(gain > kRounding * scale)) return false;
+    if (!(gain > kRounding<T> * scale)) return false;
     team_.once([=] {
       w_.self[a] += w_.diagonal[i] - 2.0 * w_.sums[a * n + i];
       w_.self[b] += w_.diagonal[i] + 2.0 * w_.sums[b * n + i];

@@ -60,7 +60,7 @@ inline Arguments check_arguments(const std::vector<Tensor>& rows, const std::vec
         "kmeans: init must be 'k-means++', 'ward' or 'centers', got '", init, "'.");
   check(algorithm == "hartigan" || algorithm == "lloyd",
         "kmeans: algorithm must be 'hartigan' or 'lloyd', got '", algorithm, "'.");
-  check(n_init >= 1 && n_init <= 1 << 20, "kmeans: n_init must be >= 1, got ", n_init, ".");
+  check(n_init >= 1 && n_init < 1 << 16, "kmeans: n_init must be in [1, 65535], got ", n_init, ".");
   check(max_iter >= 0 && max_iter <= 1 << 30, "kmeans: max_iter must be >= 0, got ", max_iter, ".");
   check(route == "auto" || route == "gram" || route == "direct",
         "kmeans: route must be 'auto', 'gram' or 'direct', got '", route, "'.");

@@ -161,7 +161,7 @@ class Batch {
     centers.offset = matrix.offset;
     const int64_t panel = gemm_panel_size<T>(p.k, matrix.dims),
                   buffer = kPanelWidth<T> * matrix.dims;
-    T* packed = scratch.template at_least<T>(panel + buffer + kTile * p.k);
+    T* packed = scratch.template at_least<T>(panel + std::max(buffer, kTile * p.k));
     T* product = packed + panel;  // after the packing
     centers.pack(0, p.k, packed + panel, packed);
     std::vector<T> square(p.k), base(matrix.n);
@@ -179,9 +179,9 @@ class Batch {
     p.initial_sq_dist.assign(matrix.n, kInfinity<T>);
     for (int64_t tile = 0; tile < matrix.tiles(); ++tile) {
       const int64_t first = tile * kTile, count = matrix.tile_rows(tile);
-      gemm_nt(matrix.panels + first * matrix.dims, count, packed, p.k, matrix.dims, product, p.k);
-      nearest_of(product, p.k, count, p.k, 0, square.data(), nullptr, base.data() + first, nullptr,
-                 p.initial_sq_dist.data() + first, p.initial_label.data() + first);
+      gemm_nt(packed, p.k, matrix.panels + first * matrix.dims, count, matrix.dims, product, kTile);
+      nearest_of(product, kTile, count, p.k, 0, square.data(), nullptr, base.data() + first,
+                 nullptr, p.initial_sq_dist.data() + first, p.initial_label.data() + first);
     }
     for (int64_t i = 0; i < matrix.n; ++i) {
       p.initial_sq_dist[i] = std::max(T(0), matrix.gram[i * matrix.n + i] + p.initial_sq_dist[i]);

@@ -1,6 +1,7 @@
 #include "kmeans/rows_simd.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "common/gemm_nt.h"
 #include "common/host_device.h"
@@ -35,36 +36,55 @@ OSKT_INLINE double sq_dist_of(const T* row, int64_t dims, double scale, const do
   return sum;
 }
 
+// Adds to out[t, r] what dimensions `first` to `last` of a panel's row r and of candidate t are
+// apart. A row stays in its lane, so that no sum is across.
+template <typename T, int kCount>
+OSKT_INLINE void add_sq_dists(const T* panel, int64_t first, int64_t last, const T* candidates,
+                              int64_t dims, T* out) {
+  constexpr int kVectors = 2, kWidth = kPanelWidth<T>;
+  typedef T Vector
+      __attribute__((vector_size(sizeof(T) * kWidth / kVectors), may_alias, aligned(sizeof(T))));
+  Vector* total = reinterpret_cast<Vector*>(out);
+  Vector sum[kCount][kVectors];
+  for (int t = 0; t < kCount; ++t)
+    for (int v = 0; v < kVectors; ++v) sum[t][v] = total[t * kVectors + v];
+  for (int64_t d = first; d < last; ++d) {
+    const Vector* x = reinterpret_cast<const Vector*>(panel + d * kWidth);
+    for (int t = 0; t < kCount; ++t) {
+      for (int v = 0; v < kVectors; ++v) {
+        const Vector residual = x[v] - candidates[t * dims + d];
+        sum[t][v] += residual * residual;
+      }
+    }
+  }
+  for (int t = 0; t < kCount; ++t)
+    for (int v = 0; v < kVectors; ++v) total[t * kVectors + v] = sum[t][v];
+}
+
 template <typename T>
-OSKT_INLINE void sq_dists_of(const T* row, int64_t dims, T scale, const T* candidates,
-                             int64_t count, T* out) {
-  int64_t t = 0;
-  for (; t + 4 <= count; t += 4) {
-    const T *a = candidates + t * dims, *b = a + dims, *c = b + dims, *e = c + dims;
-    T of_a = 0, of_b = 0, of_c = 0, of_e = 0;
-#pragma omp simd reduction(+ : of_a, of_b, of_c, of_e)
-    for (int64_t d = 0; d < dims; ++d) {
-      const T x = row[d] * scale;
-      of_a += (x - a[d]) * (x - a[d]);
-      of_b += (x - b[d]) * (x - b[d]);
-      of_c += (x - c[d]) * (x - c[d]);
-      of_e += (x - e[d]) * (x - e[d]);
+OSKT_INLINE void sq_dists_of(const T* panel, int64_t dims, const T* candidates, int64_t count,
+                             T* out) {
+  constexpr int64_t kAtOnce = 3;   // their sums, and the panel's numbers, fit AVX2's registers
+  constexpr int64_t kChunk = 128;  // dimensions of a panel that stay in L1 while candidates pass
+  std::fill_n(out, count * kPanelWidth<T>, T(0));
+  for (int64_t first = 0; first < dims; first += kChunk) {
+    const int64_t last = std::min(first + kChunk, dims);
+    for (int64_t t = 0; t < count; t += kAtOnce) {
+      const T* some = candidates + t * dims;
+      T* to = out + t * kPanelWidth<T>;
+      if (count - t >= 3) add_sq_dists<T, 3>(panel, first, last, some, dims, to);
+      if (count - t == 2) add_sq_dists<T, 2>(panel, first, last, some, dims, to);
+      if (count - t == 1) add_sq_dists<T, 1>(panel, first, last, some, dims, to);
     }
-    out[t] = of_a;
-    out[t + 1] = of_b;
-    out[t + 2] = of_c;
-    out[t + 3] = of_e;
   }
-  for (; t < count; ++t) {
-    const T* a = candidates + t * dims;
-    T sum = 0;
+}
+
+template <typename T>
+OSKT_INLINE double sum_of_minima_of(const T* a, const T* b, int64_t count) {
+  double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t d = 0; d < dims; ++d) {
-      const T residual = row[d] * scale - a[d];
-      sum += residual * residual;
-    }
-    out[t] = sum;
-  }
+  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(std::min(a[i], b[i]));
+  return sum;
 }
 
 template <typename T>
@@ -115,89 +135,59 @@ OSKT_INLINE void write_mirrored_of(const T* block, int64_t block_stride, int64_t
   }
 }
 
-// The lowest of value(0), ..., value(count - 1) in one pass, and the first place where it is. A
-// lane holds its lowest and, counted in T so that both fit one kind of vector, where that was.
-template <typename T, typename Value>
-OSKT_INLINE T first_lowest(int64_t count, const Value& value, int64_t& first) {
-  constexpr int64_t kLanes = 64 / sizeof(T);
-  alignas(64) T lowest[kLanes], place[kLanes];
-  std::fill_n(lowest, kLanes, kInfinity<T>);
-  std::fill_n(place, kLanes, T(0));
-  int64_t c = 0;
-  for (; c + kLanes <= count; c += kLanes) {
-    const T here = static_cast<T>(c);
-#pragma omp simd
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const T x = value(c + lane), before = lowest[lane], there = place[lane];
-      lowest[lane] = x < before ? x : before;
-      place[lane] = x < before ? here : there;
-    }
-  }
-  for (int64_t lane = 0; c + lane < count; ++lane) {
-    const T x = value(c + lane);
-    if (!(x < lowest[lane])) continue;
-    lowest[lane] = x;
-    place[lane] = static_cast<T>(c);
-  }
-  T least = kInfinity<T>, earliest = kInfinity<T>;
-#pragma omp simd reduction(min : least)
-  for (int64_t lane = 0; lane < kLanes; ++lane) least = std::min(least, lowest[lane]);
-#pragma omp simd reduction(min : earliest)
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
-    const T c_of_lane = place[lane] + static_cast<T>(lane);
-    earliest = std::min(earliest, lowest[lane] == least ? c_of_lane : kInfinity<T>);
-  }
-  first = static_cast<int64_t>(earliest);
-  return least;
-}
-
+// Rows lie side by side, so that each stays in its lane while the columns pass.
 template <typename T>
-OSKT_INLINE void nearest_of_all(T* product, int64_t stride, int64_t rows, int64_t columns,
+OSKT_INLINE void nearest_of_all(const T* product, int64_t stride, int64_t rows, int64_t columns,
                                 int64_t first, const T* square, const T* grown, const T* base,
                                 const int32_t* own, T* best, int32_t* arg) {
-  for (int64_t r = 0; r < rows; ++r, product += stride) {
-    if (own != nullptr && own[r] >= first && own[r] < first + columns) {
-      product[own[r] - first] = -kInfinity<T>;  // infinitely far
+  for (int64_t c = 0; c < columns; ++c, product += stride) {
+    const int32_t label = static_cast<int32_t>(first + c);
+    const auto lower_to = [&](int64_t r, T value, bool allowed) {
+      const bool nearer = value < best[r] && allowed;
+      best[r] = nearer ? value : best[r];
+      arg[r] = nearer ? label : arg[r];
+    };
+    if (own == nullptr) {
+#pragma omp simd
+      for (int64_t r = 0; r < rows; ++r) lower_to(r, base[r] + (square[c] - 2 * product[r]), true);
+    } else {
+#pragma omp simd
+      for (int64_t r = 0; r < rows; ++r)
+        lower_to(r, grown[c] * (base[r] + (square[c] - 2 * product[r])), own[r] != label);
     }
-    const T shift = base[r];
-    const auto raised = [=](int64_t c) { return shift + (square[c] - 2 * product[c]); };
-    const auto grown_by = [=](int64_t c) { return grown[c] * raised(c); };
-    int64_t c = 0;
-    const T lowest = grown == nullptr ? first_lowest<T>(columns, raised, c)
-                                      : first_lowest<T>(columns, grown_by, c);
-    if (!(lowest < best[r])) continue;
-    best[r] = lowest;
-    arg[r] = static_cast<int32_t>(first + c);
   }
 }
 
 }  // namespace
 
-#define OSKT_ROW_PASSES(T)                                                                        \
-  OSKT_SIMD_CLONES double add_row(const T* row, int64_t dims, double scale, double* sum) {        \
-    return add_row_of(row, dims, scale, sum);                                                     \
-  }                                                                                               \
-  OSKT_SIMD_CLONES double sq_dist_to(const T* row, int64_t dims, double scale,                    \
-                                     const double* mean) {                                        \
-    return sq_dist_of(row, dims, scale, mean);                                                    \
-  }                                                                                               \
-  OSKT_SIMD_CLONES void sq_dists_to(const T* row, int64_t dims, T scale, const T* candidates,     \
-                                    int64_t count, T* out) {                                      \
-    sq_dists_of(row, dims, scale, candidates, count, out);                                        \
-  }                                                                                               \
-  OSKT_SIMD_CLONES void pack_panel(const T* const* rows, int64_t filled, int64_t dims,            \
-                                   const double* scale, const T* offset, T* panel) {              \
-    pack_panel_of(rows, filled, dims, scale, offset, panel);                                      \
-  }                                                                                               \
-  OSKT_SIMD_CLONES void write_mirrored(const T* block, int64_t block_stride, int64_t rows,        \
-                                       int64_t columns, bool diagonal, T* out, T* mirrored,       \
-                                       int64_t stride) {                                          \
-    write_mirrored_of(block, block_stride, rows, columns, diagonal, out, mirrored, stride);       \
-  }                                                                                               \
-  OSKT_SIMD_CLONES void nearest_of(T* product, int64_t stride, int64_t rows, int64_t columns,     \
-                                   int64_t first, const T* square, const T* grown, const T* base, \
-                                   const int32_t* own, T* best, int32_t* arg) {                   \
-    nearest_of_all(product, stride, rows, columns, first, square, grown, base, own, best, arg);   \
+#define OSKT_ROW_PASSES(T)                                                                         \
+  OSKT_SIMD_CLONES double add_row(const T* row, int64_t dims, double scale, double* sum) {         \
+    return add_row_of(row, dims, scale, sum);                                                      \
+  }                                                                                                \
+  OSKT_SIMD_CLONES double sq_dist_to(const T* row, int64_t dims, double scale,                     \
+                                     const double* mean) {                                         \
+    return sq_dist_of(row, dims, scale, mean);                                                     \
+  }                                                                                                \
+  OSKT_SIMD_CLONES void sq_dists_to(const T* panel, int64_t dims, const T* candidates,             \
+                                    int64_t count, T* out) {                                       \
+    sq_dists_of(panel, dims, candidates, count, out);                                              \
+  }                                                                                                \
+  OSKT_SIMD_CLONES double sum_of_minima(const T* a, const T* b, int64_t count) {                   \
+    return sum_of_minima_of(a, b, count);                                                          \
+  }                                                                                                \
+  OSKT_SIMD_CLONES void pack_panel(const T* const* rows, int64_t filled, int64_t dims,             \
+                                   const double* scale, const T* offset, T* panel) {               \
+    pack_panel_of(rows, filled, dims, scale, offset, panel);                                       \
+  }                                                                                                \
+  OSKT_SIMD_CLONES void write_mirrored(const T* block, int64_t block_stride, int64_t rows,         \
+                                       int64_t columns, bool diagonal, T* out, T* mirrored,        \
+                                       int64_t stride) {                                           \
+    write_mirrored_of(block, block_stride, rows, columns, diagonal, out, mirrored, stride);        \
+  }                                                                                                \
+  OSKT_SIMD_CLONES void nearest_of(                                                                \
+      const T* product, int64_t stride, int64_t rows, int64_t columns, int64_t first,              \
+      const T* square, const T* grown, const T* base, const int32_t* own, T* best, int32_t* arg) { \
+    nearest_of_all(product, stride, rows, columns, first, square, grown, base, own, best, arg);    \
   }
 
 OSKT_ROW_PASSES(float)

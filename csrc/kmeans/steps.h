@@ -10,9 +10,9 @@
 
 namespace oskt::kmeans {
 
-// On the direct route a move of a single row must lower the inertia by more than this part of the
-// two distances.
-inline constexpr double kMoveRounding = 1e-12;
+// Of a distance formed from products, relative to the squared lengths in it.
+template <typename T>
+inline constexpr double kRounding = 16 * kEpsilon<T>;
 
 enum class Init : int32_t { kPlusPlus, kWard, kLabels };
 
@@ -67,6 +67,23 @@ OSKT_HOST_DEVICE int64_t draw_row(int64_t n, const T* minimum, const double* lan
     if (rest < 0) break;
   }
   return drawn;
+}
+
+// Whether every row lies at its own mean, to rounding: with more clusters than distinct rows labels
+// could change for ever, for nothing.
+template <typename T, typename Team>
+OSKT_HOST_DEVICE bool all_at_means(Team& team, int64_t n, const T* minimum, const T* diagonal) {
+  return team.sum(n, [=](int64_t i) {
+    return minimum[i] > static_cast<T>(kRounding<T>) * diagonal[i] ? 1.0 : 0.0;
+  }) == 0;
+}
+
+// Whether what a row's move gains is more than rounding could feign, of squared distances `from`
+// its own mean and `to` another that were formed from entries, not from products. Their rounding is
+// that of a row of squared length `square`: means closer than 1e-10 of its length are not told
+// apart, or equal rows in two clusters of one mean would move back and forth.
+OSKT_HOST_DEVICE bool worth_moving(double gain, double from, double to, double square) {
+  return gain > 1e-12 * (from + to) + 1e-20 * square;
 }
 
 // Candidates per step of greedy k-means++.

@@ -34,7 +34,7 @@ WORDS = {
     # Small machines and launches, so that a small case has several of them.
     "kBlocks = 132 * 8": "kBlocks = 3",
     "kChunk = 128": "kChunk = 2",
-    "kChunkScores = int64_t{1} << 24": "kChunkScores = int64_t{1} << 14",
+    "kChunkScores = int64_t{1} << 26": "kChunkScores = int64_t{1} << 14",
 }
 
 

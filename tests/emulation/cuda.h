@@ -373,6 +373,8 @@ inline float __half2float(__half value) { return value; }
 inline float __bfloat162float(__nv_bfloat16 value) { return value; }
 inline __half __float2half_rn(float value) { return value; }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return value; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
