@@ -69,9 +69,11 @@ def test_table_one_is_what_its_title_says():
     }  # fmt: skip
     assert [c.width for c, _ in chains.values()] == [1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
     assert len({digest(nested) for _, nested in chains.values()}) == 1
-    thrice = by_label["nested-3x", "S1", "short", 0].start.source
     once = chains["S1"][1]
-    assert thrice == replace(once, recipe=replace(once.recipe, epochs=3 * once.recipe.epochs))
+    for times in (2, 3):
+        longer = by_label[f"nested-{times}x", "S1", "short", 0].start.source
+        epochs = times * once.recipe.epochs
+        assert longer == replace(once, recipe=replace(once.recipe, epochs=epochs))
     published = chains["S1"][0]
     assert (published.rows, published.method) == ("published", "ward")
     assert (published.recipe.distill, published.recipe.similarity) == (0, 0)

@@ -75,6 +75,7 @@ def keep_demo(folder: Path) -> None:
 def sizes_table() -> str:
     """Every method at every size: at once, after equal steps, after equal time."""
     from oskt.compare.cells import FULL_WIDTH
+    from oskt.compare.methods import NESTED
     from oskt.compare.rows import read_rows
     from oskt.compare.summary import AT_ONCE, costs, grids
     from oskt.compare.verdicts import verdicts
@@ -110,7 +111,7 @@ def sizes_table() -> str:
         for line in by_budget["long"].lines
     }  # fmt: skip
     blank: dict[str, str] = {}
-    ours = [m for m in ("nested", "nested-3x", "oskt") if (AT_ONCE, m) in scores]
+    ours = [m for m in (*NESTED, "oskt") if (AT_ONCE, m) in scores]
     for method in ours:
         own = scores[AT_ONCE, method]
         cells = [f"**{own[c]}**" if c in own else "" for c in columns]
@@ -156,9 +157,7 @@ def _rates(rows: list[Any]) -> str:
 
 def _weighs(said: str) -> bool:
     """What README says beside the table: who is ahead, and what it took; sizes.md says all."""
-    return (
-        said.startswith("Families of equal") or "students after" in said or "long training" in said
-    )
+    return said.startswith("Families of equal") or "long training" in said
 
 
 def keep_compare(folders: list[Path]) -> None:

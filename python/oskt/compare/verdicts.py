@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 from oskt.compare.cells import FULL_WIDTH
-from oskt.compare.methods import OURS, TITLES
+from oskt.compare.methods import NESTED, OURS, TITLES
 from oskt.compare.rows import Row
 from oskt.compare.summary import AT_ONCE, Grid, costs, grids
 from oskt.report.duration import duration_text
@@ -105,7 +105,7 @@ def _trained(rows: Sequence[Row]) -> list[str]:
     sentences = []
     for grid in grids(rows, "size"):
         best = best_rivals(grid)
-        for method in ("nested", "nested-3x") if grid.budget != AT_ONCE else ():
+        for method in NESTED if grid.budget != AT_ONCE else ():
             mine = _scores(grid, method)
             margins = {c: (round(mine[c] - best[c][0], 1), best[c][1]) for c in best if c in mine}
             if margins:
@@ -155,7 +155,7 @@ def _kept(rows: Sequence[Row]) -> list[str]:
     if at_once is None:
         return []
     sentences = []
-    for method in ("nested", "nested-3x"):
+    for method in NESTED:
         scores = _scores(at_once, method)
         for size, (words, wanted) in KEPT.items():
             if FULL_WIDTH in scores and size in scores:
