@@ -460,13 +460,16 @@ __device__ bool move_rows(DeviceTeam& team, const DirectProblem& p, const Direct
       if (size_a <= 1) continue;
       const double from = sq_dist(i, a), to = sq_dist(i, b);
       const double gain = size_a / (size_a - 1) * from - size_b / (size_b + 1) * to;
-      const double square = team.sum(p.dims, [&](int64_t d) {
-        const double x = entry<S>(p, i, d);
-        return x * x;
-      });
+      const auto square = [&] {
+        return team.sum(p.dims, [&](int64_t d) {
+          const double x = entry<S>(p, i, d);
+          return x * x;
+        });
+      };
       if (!worth_moving(gain, from, to, square)) continue;
       double *mean_a = w.mean + a * p.dims, *mean_b = w.mean + b * p.dims;
-      const double of_a = 1 / (size_a - 1), of_b = 1 / (size_b + 1);
+      // From memory again: sizes that live until here would cost registers, which spill.
+      const double of_a = 1 / (w.size[a] - 1.0), of_b = 1 / (w.size[b] + 1.0);
       team.for_each(p.dims, [&](int64_t d) {
         const double x = entry<S>(p, i, d);
         mean_a[d] += (mean_a[d] - x) * of_a;

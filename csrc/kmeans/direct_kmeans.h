@@ -270,7 +270,7 @@ class DirectKmeans {
     const double size_a = size_[a], size_b = size_[b];
     const double gain = size_a / (size_a - 1) * from - size_b / (size_b + 1) * to;
     const T* row = p_.row(i, buffer(0));
-    const double square = sq_dist_to(row, p_.dims, p_.scale[i], origin_.data());
+    const auto square = [&] { return sq_dist_to(row, p_.dims, p_.scale[i], origin_.data()); };
     if (!worth_moving(gain, from, to, square)) return false;
     double *mean_a = &mean_[a * p_.dims], *mean_b = &mean_[b * p_.dims];
     const double of_a = 1 / (size_a - 1), of_b = 1 / (size_b + 1);

@@ -80,10 +80,11 @@ OSKT_HOST_DEVICE bool all_at_means(Team& team, int64_t n, const T* minimum, cons
 
 // Whether what a row's move gains is more than rounding could feign, of squared distances `from`
 // its own mean and `to` another that were formed from entries, not from products. Their rounding is
-// that of a row of squared length `square`: means closer than 1e-10 of its length are not told
+// that of the row, of squared length square(): means closer than 1e-10 of its length are not told
 // apart, or equal rows in two clusters of one mean would move back and forth.
-OSKT_HOST_DEVICE bool worth_moving(double gain, double from, double to, double square) {
-  return gain > 1e-12 * (from + to) + 1e-20 * square;
+template <typename Square>
+OSKT_HOST_DEVICE bool worth_moving(double gain, double from, double to, const Square& square) {
+  return gain > 1e-12 * (from + to) && gain > 1e-20 * square();
 }
 
 // Candidates per step of greedy k-means++.
