@@ -40,13 +40,14 @@ class Scratch {
 
   template <typename T>
   T* at_least(int64_t count) {
-    const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    if (bytes > bytes_) {
+    const std::size_t wanted = static_cast<std::size_t>(count) * sizeof(T);
+    if (wanted > bytes_) {
       std::free(data_);
       bytes_ = 0;
       // Large blocks lie on huge pages where the system has them: fresh memory costs by the page.
-      const std::size_t page = bytes < kHugePage ? 64 : kHugePage;
-      data_ = std::aligned_alloc(page, (bytes + page - 1) / page * page);
+      const std::size_t page = wanted < kHugePage ? 64 : kHugePage;
+      const std::size_t bytes = (wanted + page - 1) / page * page;
+      data_ = std::aligned_alloc(page, bytes);
       if (data_ == nullptr) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
       if (page == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
@@ -55,6 +56,8 @@ class Scratch {
     }
     return static_cast<T*>(data_);
   }
+
+  std::size_t bytes() const { return bytes_; }
 
  private:
   static constexpr std::size_t kHugePage = 2 << 20;

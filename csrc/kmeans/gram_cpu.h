@@ -142,9 +142,10 @@ class HostGrams {
     const auto open = [&](int64_t b, int64_t, int64_t) {
       RowProblem<S, T>& p = problems[b];
       find_scale_and_offset(p, cosine_);
-      p.panels_memory = borrow();
-      p.gram_memory = borrow();
-      p.panels = p.panels_memory->template at_least<T>(gemm_panel_size<T>(p.n, p.dims));
+      const int64_t panels = gemm_panel_size<T>(p.n, p.dims);
+      p.panels_memory = borrow(panels);
+      p.gram_memory = borrow(p.n * p.n);
+      p.panels = p.panels_memory->template at_least<T>(panels);
       p.gram = p.gram_memory->template at_least<T>(p.n * p.n);
     };
     const auto pack = [&](int64_t b, int64_t tile, int64_t worker) {
@@ -170,11 +171,20 @@ class HostGrams {
   }
 
  private:
-  std::unique_ptr<Scratch> borrow() {
+  // The least of what is free that holds so many numbers, or else the largest, which then grows:
+  // memory that is new costs more than its use.
+  std::unique_ptr<Scratch> borrow(int64_t count) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (free_.empty()) return std::make_unique<Scratch>();
-    std::unique_ptr<Scratch> memory = std::move(free_.back());
-    free_.pop_back();
+    const std::size_t wanted = static_cast<std::size_t>(count) * sizeof(T);
+    const auto fits_better = [=](const auto& a, const auto& b) {
+      const bool fits_a = a->bytes() >= wanted, fits_b = b->bytes() >= wanted;
+      if (fits_a != fits_b) return fits_a;
+      return fits_a ? a->bytes() < b->bytes() : a->bytes() > b->bytes();
+    };
+    const auto best = std::min_element(free_.begin(), free_.end(), fits_better);
+    std::unique_ptr<Scratch> memory = std::move(*best);
+    free_.erase(best);
     return memory;
   }
 

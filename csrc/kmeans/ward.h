@@ -138,12 +138,11 @@ class WardChain {
     const T* row_b = row(b);
     team_.for_each(n_, [=](int64_t c) {
       const T size_c = T(tree.size[c]);
-      const T merged =
-          ((size_a + size_c) * row_a[c] + (size_b + size_c) * row_b[c] - size_c * height) /
-          (size_a + size_b + size_c);
-      row_a[c] = c == a || c == b ? kInfinity<T> : merged;
+      row_a[c] = ((size_a + size_c) * row_a[c] + (size_b + size_c) * row_b[c] - size_c * height) /
+                 (size_a + size_b + size_c);
     });
     team_.once([=] {
+      row_a[a] = row_a[b] = kInfinity<T>;
       tree.mask[b] = kInfinity<T>;
       tree.size[a] += tree.size[b];
       tree.seen[a] = static_cast<int32_t>(merge + 1);
