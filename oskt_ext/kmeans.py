@@ -61,8 +61,8 @@ def kmeans(
             starting centers in the dtype and device of rows.
         algorithm: "lloyd" runs until no label changes, or every row lies at its center to rounding.
             "hartigan" goes on with moves of single rows that lower the inertia, until none does.
-        n_init: seedings to try, >= 1; the lowest inertia wins, among equal ones (to rounding) the
-            first. Only "k-means++" draws: other starts run once.
+        n_init: seedings to try, 1 to 65535; the lowest inertia wins, among equal ones (to
+            rounding) the first. Only "k-means++" draws: other starts run once.
         max_iter: bound on Lloyd iterations plus Hartigan passes, >= 0; 0 returns the start, such as
             the plain Ward partition.
         seed: 0 <= seed < 2**63.
@@ -70,8 +70,9 @@ def kmeans(
         route: how distances are formed; the labels are the same to rounding. "gram" forms the Gram
             matrix X X^T once, N^2 D / 2 multiply-adds and N^2 numbers, and no later step depends on
             D. "direct" (not from "ward") forms them from the rows at every step, N K D
-            multiply-adds, in O(N + K D) memory beside the rows. "auto" goes direct, problem by
-            problem, where N > 16384, or where N > 4096 and N > 64 k; always "gram" from "ward".
+            multiply-adds, in O(N + K D) memory beside the rows, on the CPU a packed copy of them,
+            too, unless it takes more than 1 GiB. "auto" goes direct, problem by problem, where
+            N > 16384, or where N > 4096 and N > 64 k; always "gram" from "ward".
         precision: in the words of torch.set_float32_matmul_precision. "highest", or "high": the
             direct route on CUDA may seek the nearest mean among rows and means that are rounded
             first, to half rows' own type or from float32 to TF32, for the speed of tensor cores:
@@ -96,7 +97,7 @@ def kmeans(
         route, float64 otherwise; means, centers and inertia are float64 passes over the rows, never
         the expanded square. Memory on the Gram route: N^2 numbers, K N per restart and N^2 more for
         "ward", for each of threads + 1 matrices at a time (CPU), or for every one at once (CUDA).
-        CUDA never waits for the device: its direct route launches 3 max_iter kernels, and 3 k for
+        CUDA never waits for the device: its direct route launches 3 max_iter kernels, and 4 k for
         "k-means++", whenever it is done; precision "high" needs compute capability 8.0 and keeps a
         rounded copy of the rows.
         The check for NaN and Inf waits for the device once (twice with given centers); under
