@@ -13,7 +13,6 @@ import re
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +214,7 @@ def other_tables() -> str:
         lines += [
             f"## {TABLES[table].title}",
             "",
-            f"[{table}.md]({table}.md): {len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}"
-            f"{_older(rows)}.",
+            f"[{table}.md]({table}.md): {len(rows)} cells, {seeds} seed{'s' if seeds > 1 else ''}.",
             "",
             *(
                 _beside_rivals(rows, *beside[table]) if table in beside
@@ -226,29 +224,6 @@ def other_tables() -> str:
             "",
         ]  # fmt: skip
     return "\n".join(lines[:-1])
-
-
-def _older(rows: list[Any]) -> str:
-    """A note where a table was made of teachers that were trained shorter than they are now."""
-    from oskt.compare.scales import SCALES
-
-    scale = SCALES["laptop"]
-    wanted = {"resnet": scale.teacher.epochs, "vit": scale.of("ViT").teacher.epochs}
-    known = all(
-        teacher["recipe"]["epochs"] >= wanted[teacher["network"].get("family", "resnet")]
-        for row in rows
-        for teacher in _teachers(row.settings)
-    )
-    return "" if known else ", of weaker teachers (see the end)"
-
-
-def _teachers(settings: Any) -> Iterator[dict[str, Any]]:
-    """The teachers, trained on one data set alone, that settings name at any depth."""
-    if isinstance(settings, dict):
-        if settings.get("trained") and "start" not in settings:
-            yield settings
-        for value in settings.values():
-            yield from _teachers(value)
 
 
 def _beside_rivals(rows: list[Any], columns: str, budget: str, what: str) -> list[str]:
