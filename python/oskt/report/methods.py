@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from oskt.report.plots import Theme, log_axis, name_sizes, plain_count, title_left
 
-MARKERS = "os^Dv<>pPX"
+MARKERS = "os^Dv<>pPXhd"
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ LIGHT = Theme(
     grid="#e7e9ee",
     page="#ffffff",
     series=("#2563eb", "#e8590c", "#8b929e", "#0d9488", "#9333ea",
-            "#ca8a04", "#db2777", "#65a30d", "#92400e"),
+            "#ca8a04", "#db2777", "#65a30d", "#92400e", "#0891b2"),
     ramp=("#bfd4fb", "#1740a6"),
 )  # fmt: skip
 DARK = Theme(
@@ -58,7 +58,7 @@ DARK = Theme(
     grid="#2c313b",
     page="#15181e",
     series=("#6ea2ff", "#ff9350", "#8b929e", "#3fd0c0", "#c38bff",
-            "#e6b93f", "#ff7ab8", "#a8d65c", "#d19a66"),
+            "#e6b93f", "#ff7ab8", "#a8d65c", "#d19a66", "#5cc8f2"),
     ramp=("#24407f", "#a9c6ff"),
 )  # fmt: skip
 
