@@ -1,7 +1,6 @@
 #include "kmeans/rows_simd.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "common/gemm_nt.h"
 #include "common/host_device.h"
@@ -64,7 +63,7 @@ OSKT_INLINE void add_sq_dists(const T* panel, int64_t first, int64_t last, const
 template <typename T>
 OSKT_INLINE void sq_dists_of(const T* panel, int64_t dims, const T* candidates, int64_t count,
                              T* out) {
-  constexpr int64_t kAtOnce = 3;   // their sums, and the panel's numbers, fit AVX2's registers
+  constexpr int kAtOnce = 3;       // their sums, and the panel's numbers, fit AVX2's registers
   constexpr int64_t kChunk = 128;  // dimensions of a panel that stay in L1 while candidates pass
   std::fill_n(out, count * kPanelWidth<T>, T(0));
   for (int64_t first = 0; first < dims; first += kChunk) {
@@ -72,9 +71,10 @@ OSKT_INLINE void sq_dists_of(const T* panel, int64_t dims, const T* candidates, 
     for (int64_t t = 0; t < count; t += kAtOnce) {
       const T* some = candidates + t * dims;
       T* to = out + t * kPanelWidth<T>;
-      if (count - t >= 3) add_sq_dists<T, 3>(panel, first, last, some, dims, to);
-      if (count - t == 2) add_sq_dists<T, 2>(panel, first, last, some, dims, to);
-      if (count - t == 1) add_sq_dists<T, 1>(panel, first, last, some, dims, to);
+      const int64_t left = count - t;
+      if (left >= kAtOnce) add_sq_dists<T, kAtOnce>(panel, first, last, some, dims, to);
+      if (left == 2) add_sq_dists<T, 2>(panel, first, last, some, dims, to);
+      if (left == 1) add_sq_dists<T, 1>(panel, first, last, some, dims, to);
     }
   }
 }
