@@ -57,7 +57,7 @@ inline constexpr int64_t kBlockRows = 256;  // rows of one cache block
 #endif
 
 template <typename T>
-using Multiply = void (*)(const T* a, const T* b, int64_t depth, T* tile);
+using Multiply = void (*)(const T* a, const T* b, int64_t depth, T* c, int64_t stride, bool add);
 
 // The widest kernel that this processor runs.
 template <typename T>
@@ -111,18 +111,19 @@ inline void gemm_nt(const T* a_panels, int64_t a_rows, const T* b_panels, int64_
         const int64_t length = std::min(gemm::kChunk, depth - d);
         for (int64_t i = i0; i < i1; i += kWidth) {
           for (int64_t j = j0; j < (lower ? std::min(j1, i + kWidth) : j1); j += kWidth) {
-            multiply(a_panels + i * depth + d * kWidth, b_panels + j * depth + d * kWidth, length,
-                     tile);
+            const T* left = a_panels + i * depth + d * kWidth;
+            const T* right = b_panels + j * depth + d * kWidth;
             const int64_t rows = std::min(kWidth, a_rows - i);
             const int64_t columns = std::min(kWidth, b_rows - j);
-            for (int64_t r = 0; r < rows; ++r) {
-              T* out = c + (i + r) * c_stride + j;
+            T* out = c + i * c_stride + j;
+            if (rows == kWidth && columns == kWidth) {
+              multiply(left, right, length, out, c_stride, d > 0);
+              continue;
+            }
+            multiply(left, right, length, tile, kWidth, false);
+            for (int64_t r = 0; r < rows; ++r, out += c_stride) {
               const T* in = tile + r * kWidth;
-              if (d == 0) {
-                std::copy(in, in + columns, out);
-              } else {
-                for (int64_t s = 0; s < columns; ++s) out[s] += in[s];
-              }
+              for (int64_t s = 0; s < columns; ++s) out[s] = d > 0 ? out[s] + in[s] : in[s];
             }
           }
         }
