@@ -309,14 +309,16 @@ _PAPER_VIT: dict[str, Any] = {
     "min_factor": 0.002,
 }
 # docs/lab/nested.md has the trials. Erased images cost narrow students up to 10 points and give the
-# full width one, which the anchor gives it, too (sections 15 and 18).
+# full width one, which the anchor gives it, too (sections 15 and 18). At a high temperature KL
+# compares logits, small ones too, which narrow students gain by (section 29).
 _NESTED: dict[str, Any] = {
     "chain": "nested",
     "alpha": 0.0,
-    "distill": 4.0,
+    "distill": 36.0,
+    "temperature": 6.0,
     "similarity": 10.0,
     "teacher_loss": 1.5,
-    "anchor": 8.0,
+    "anchor": 72.0,
     "erasing": 0.0,
 }
 # A transformer gains nothing by an anchor (section 15), nor by an order of saliency (section 13).
