@@ -321,9 +321,11 @@ _NESTED: dict[str, Any] = {
     "anchor": 72.0,
     "erasing": 0.0,
 }
-# A transformer gains nothing by an anchor (section 15), nor by an order of saliency (section 13).
+# A transformer gains nothing by an anchor (section 15), an order of saliency (section 13) or a high
+# temperature (section 29).
 _NESTED_VIT: dict[str, Any] = {
-    **_NESTED, "teacher_loss": 3.0, "anchor": 0.0, "order": "magnitude",
+    **_NESTED, "teacher_loss": 3.0, "anchor": 0.0, "order": "magnitude", "distill": 4.0,
+    "temperature": 2.0,
 }  # fmt: skip
 # Small drawn pedestrians and few steps: a high rate is what matters (DESIGN, section 3), and an
 # Adam whose memory is shorter than the run: beta2 0.999 remembers 1000 steps, a teacher takes 666
