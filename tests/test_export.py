@@ -221,7 +221,20 @@ def test_torch_formats(form, folder):
     for count in (1, 5):
         assert_near(embedded(loaded, PIXELS[:count]), embedded(network, NORMALISED[:count]))
     assert json.loads(extra["oskt.json"])["input"] == "uint8"
-    assert_near(export.load(path)(NORMALISED), embedded(network, NORMALISED))
+    assert_near(export.load(path, trusted=True)(NORMALISED), embedded(network, NORMALISED))
+
+
+def test_another_size_than_the_file_takes_is_refused(folder):
+    export_model(small(), folder / "size.torchscript", size=SIZE, form="torchscript")
+    taller = torch.zeros(1, 3, SIZE[0] + 1, SIZE[1])
+    with pytest.raises(ValueError, match=r"images must be of the file's size .*Leave --height and"):
+        export.load(folder / "size.torchscript")(taller)
+
+
+def test_a_file_that_can_run_code_is_opened_on_request_only(tmp_path):
+    (tmp_path / "theirs.pt2").write_bytes(b"anything")
+    with pytest.raises(ValueError, match=r"a \.pt2 file must be trusted, got .*--trusted"):
+        export.load(tmp_path / "theirs.pt2")
 
 
 def test_rgb_in_unit_range():
@@ -371,7 +384,7 @@ def test_foreign_files(tmp_path):
         with pytest.raises(
             ValueError, match=r"^export: the file must be a whole \S+ file, got '\S"
         ):
-            export.load(tmp_path / f"damaged{suffix}")
+            export.load(tmp_path / f"damaged{suffix}", trusted=True)
     torch.jit.save(torch.jit.trace(nn.Flatten(), NORMALISED), tmp_path / "a.torchscript")
     with pytest.raises(ValueError, match="must say how it takes images, got no such metadata"):
         export.load(tmp_path / "a.torchscript")

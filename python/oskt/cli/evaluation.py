@@ -35,11 +35,15 @@ def evaluate(
             "first broken one ends the run"
         ),
     ] = None,
+    trusted: Annotated[
+        bool,
+        typer.Option("--trusted", help="open a .pt2 file: that can run code, so know who wrote it"),
+    ] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="also write scores")] = None,
     device: Device = None,
 ) -> None:
     """Score a model on the queries and gallery of a data set (Market-1501 protocol)."""
-    network, trained = _network(model)
+    network, trained = _network(model, trusted)
     images = read_data(data, corrupt=corrupt)
     typer.echo(f"data: {images.root}: {images.title}")
     result = score(
@@ -59,10 +63,10 @@ def evaluate(
         write_atomic(json_out, json.dumps({**scores, **source}, indent=1).encode())
 
 
-def _network(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+def _network(path: Path, trusted: bool) -> tuple[torch.nn.Module, dict[str, Any]]:
     """A model file's or an exported network, and the size of the images that it was trained on."""
     if export.form_of(path) is None:
         network, meta = students.load_model(path)
         return network, meta.get("recipe", {})
-    deployment = export.load(path)
-    return deployment, dict(zip(("height", "width"), deployment.about["img_size"]))
+    deployment = export.load(path, trusted=trusted)
+    return deployment, dict(zip(("height", "width"), deployment.size))

@@ -24,6 +24,7 @@ class Deployment(nn.Module):
 
     Attributes:
         about: what the file says about itself.
+        size: height and width of the images that it takes.
 
     Raises:
         ValueError: a damaged file, or one that `oskt export` did not write.
@@ -44,12 +45,19 @@ class Deployment(nn.Module):
                 "export: the file must say how it takes images, got no such metadata. Give a file "
                 "that `oskt export` wrote."
             )
+        self.size = tuple(self.about["img_size"])
         self.mean, self.std = (
             torch.tensor(self.about[name]).view(1, 3, 1, 1) for name in ("mean", "std")
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised -> (B, F)."""
+        """(B, 3, H, W), normalised -> (B, F); a ValueError for another size than the file's."""
+        if images.shape[2:] != self.size:
+            raise ValueError(
+                f"export: images must be of the file's size {self.size}, got "
+                f"{tuple(images.shape[2:])}. Leave --height and --width out, or export the network "
+                "at that size."
+            )
         return torch.from_numpy(self.run(self.taken(images).numpy()))
 
     def taken(self, images: Tensor) -> Tensor:
@@ -60,12 +68,18 @@ class Deployment(nn.Module):
         return rgb if self.about["input"] == "rgb" else (255 * rgb).round().to(torch.uint8)
 
 
-def load(path: str | Path) -> Deployment:
+def load(path: str | Path, *, trusted: bool = False) -> Deployment:
     """Read a deployment file to run it here.
+
+    Args:
+        path: .onnx, .torchscript or .pt2.
+        trusted: read a .pt2 file: torch unpickles and evaluates parts of it, so that opening one
+            can run what its writer put there. The other formats hold no Python.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another suffix, a damaged file, or one that `oskt export` did not write.
+        ValueError: another suffix, a .pt2 file that is not said to be trusted, a damaged file, or
+            one that `oskt export` did not write.
         ImportError: the packages for ONNX are missing.
     """
     form = form_of(path)
@@ -73,6 +87,11 @@ def load(path: str | Path) -> Deployment:
         raise ValueError(
             f"export: path must end in {' or '.join(formats.SUFFIXES.values())}, got '{path}'. "
             "Give a file that `oskt export` wrote."
+        )
+    if form == "torch-export" and not trusted:
+        raise ValueError(
+            f"export: a .pt2 file must be trusted, got '{path}', and opening one can run code. "
+            "Pass trusted=True (--trusted) if you know who wrote it, or export to ONNX."
         )
     formats.require(form)
     if not Path(path).is_file():
