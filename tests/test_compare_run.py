@@ -334,8 +334,7 @@ def test_kd_and_kd_plus_plus_are_told_different_things(tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "distill_student", spy)
     asked = {**QUIET, "methods": ["kd", "kd++"], "sizes": ["S1"], "seeds": [0]}
     assert run_table("1", tmp_path, scale=tiny(), **asked)
-    nested = tiny().nested
-    assert set(told.values()) == {(nested.distill, nested.temperature, 0.0), (16.0, 4.0, 1.0)}
+    assert set(told.values()) == {(4.0, 2.0, 0.0), (16.0, 4.0, 1.0)}
     rows = read_rows(tmp_path / "sizes.jsonl")
     assert {row.method for row in rows if row.size == "S1"} == {"kd", "kd++"}
 
