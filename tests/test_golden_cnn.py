@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +77,39 @@ def test_joint_step_equals_the_published_one(golden):
         assert relative(mine.numpy(), step[key]) < 1e-6, name  # stored in float32: 6e-8
         checked += 1
     assert checked == len(step.files) - 4
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("cnn", "base.layer3.0.conv2.weight"),
+        ("cnn", "base.bn1.running_var"),
+        ("cnn", "base.GeneChain.layer2.0.conv1.weight"),
+        ("cnn", "base.GeneChain.bn1.running_mean"),
+        ("vit", "base.blocks.1.mlp.fc1.weight"),
+        ("vit", "base.blocks.0.attn.proj_bias_gene"),
+        ("vit", "base.dw_weight_gene"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_refused(golden, tmp_path, family, name):
+    (source,) = (golden / f"official_{family}_a").glob("*.pth")
+    shutil.copyfile(source.with_name("gene_matcher.json"), tmp_path / "gene_matcher.json")
+    state = torch.load(source, weights_only=True)
+    tensor = state.pop(name)
+    for amiss in (None, tensor[:1], tensor[None]):
+        whole = {**state, name: amiss} if amiss is not None else state
+        if amiss is not None and amiss.shape == tensor.shape:
+            continue
+        torch.save(whole, tmp_path / source.name)
+        with pytest.raises(ValueError, match=rf"load_published_chain: .*{name.split('.', 1)[1]}"):
+            load_published_chain(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["cnn", "vit"])
+@pytest.mark.parametrize("matcher", ["[]", "{}", '{"o2g": []}', '{"o2g": {}}'])
+def test_a_matcher_without_labels_is_refused(golden, tmp_path, family, matcher):
+    (source,) = (golden / f"official_{family}_a").glob("*.pth")
+    shutil.copyfile(source, tmp_path / source.name)
+    (tmp_path / "gene_matcher.json").write_text(matcher)
+    with pytest.raises(ValueError, match=r"^load_published_chain: (files|gene_matcher\.json) in "):
+        load_published_chain(tmp_path)

@@ -13,6 +13,7 @@ import torch
 from oskt.chain import expansion
 from oskt.interop import load_published, load_published_chain
 from oskt.models.vit_stem import fold_dw
+from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
 from oskt.train.joint import JointModel
 
 FOLDER = "official_vit_a"
@@ -30,7 +31,7 @@ def relative(a, b):
 
 @pytest.mark.parametrize("dim", [12, 18, 30, 48])
 def test_students_equal_the_published_ones(golden, dim):
-    chain = load_published_chain(golden / FOLDER)
+    _, chain = load_published(golden / FOLDER, as_published=True)
     expected = np.load(golden / FOLDER / f"student_{dim}.npz")
     sizes = sizes_of(chain, dim)
     student = chain.expand(sizes)
@@ -49,7 +50,7 @@ def test_students_equal_the_published_ones(golden, dim):
 
 
 def test_the_s_student_and_the_refining_loss_equal_the_published_ones(golden):
-    teacher, chain = load_published(golden / FOLDER)
+    teacher, chain = load_published(golden / FOLDER, as_published=True)
     expected = np.load(golden / FOLDER / "chain_forward.npz")
     (student,) = JointModel(teacher, chain, vectors="own").s_students()
     with torch.no_grad():
@@ -76,6 +77,22 @@ def test_the_s_student_and_the_refining_loss_equal_the_published_ones(golden):
         assert relative(mine.numpy(), expected[key]) < 1e-6, name  # stored in float32: 6e-8
         checked += 1
     assert checked == len(expected.files) - 6  # x, four tokens, the loss
+
+
+def test_a_chain_takes_images_as_every_network_here(golden):
+    pixels = torch.rand(2, 3, *load_published(golden / FOLDER)[0].spec["image"])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        theirs, ours = (
+            [network.tokens(images).numpy() for network in (teacher.eval(), chain.student(width=1))]
+            for (teacher, chain), images in (
+                (load_published(golden / FOLDER, as_published=True), 2 * pixels - 1),
+                (load_published(golden / FOLDER), (pixels - mean) / std),
+            )
+        )
+    for a, b in zip(theirs, ours):
+        # float32 through two blocks, as above, and a rounding more of every patch
+        assert relative(a, b) < 3e-6
 
 
 def test_a_matcher_of_another_network_is_refused(golden, tmp_path):

@@ -14,6 +14,9 @@ from oskt.chain import WeightChain, expansion
 from oskt.coupling.grouping import trace_coupling
 from oskt.coupling.tracing import on_meta
 from oskt.interop import cnn, vit
+from oskt.interop.tensors import Tensors
+
+IMAGE = (256, 128)  # what published CNNs are trained on; costs and latency are of it
 
 
 def load_published_chain(folder: str | Path) -> WeightChain:
@@ -25,29 +28,42 @@ def load_published_chain(folder: str | Path) -> WeightChain:
     Returns:
         The WeightChain. Of a CNN with the teacher's norm vectors, the chain's running statistics
         and, where the checkpoint has one, the chain's head; of a transformer with the chain's own
-        vectors; its students have the layer `dw`, which models.vit_stem.fold_dw multiplies out.
+        vectors; its students have the layer `dw`, which models.vit_stem.fold_dw multiplies out,
+        and its patch embedding takes images of ImageNet's normalisation, not of mean and std 0.5.
 
     Raises:
-        ValueError: files missing, truncated, of neither kind, or labels that do not fit.
+        ValueError: files missing, truncated, of neither kind, labels that do not fit, or tensors of
+            the backbone that are missing or of another shape.
     """
     return load_published(folder)[1]
 
 
-def load_published(folder: str | Path) -> tuple[nn.Module, WeightChain]:
-    """(teacher, chain) of a published refinement; see load_published_chain."""
+def load_published(
+    folder: str | Path, *, as_published: bool = False
+) -> tuple[nn.Module, WeightChain]:
+    """(teacher, chain) of a published refinement; see load_published_chain.
+
+    Args:
+        folder: as there.
+        as_published: leave a transformer's patch embedding as it is, for images of mean and std
+            0.5; it takes ImageNet's normalisation, as every network here does, otherwise.
+    """
     folder = Path(folder)
     matcher, state = _read(folder)
-    family = vit if "o2g" in matcher else cnn
+    family = vit if "base.patch_embed.proj.weight" in state else cnn
     spec = family.spec(folder, matcher, state)
     with torch.device("meta"):
         template = models.build(spec)
-    coupling = trace_coupling(template, torch.zeros(2, 3, *spec.get("image", (64, 32))))
+    coupling = trace_coupling(template, torch.zeros(2, 3, *spec.get("image", IMAGE)))
     clusterings = family.clusterings(folder, coupling, matcher)
 
+    found = Tensors(state, folder)
     teacher = models.build(spec)
-    for name, tensor in teacher.state_dict().items():
-        tensor.copy_(state.get(f"base.{name}", state.get(name, tensor)))
-    tensors, absent = family.chain_tensors(teacher.state_dict(), state, coupling, clusterings)
+    found.fill(teacher)
+    if family is vit and not as_published:
+        vit.take_imagenet_pixels(teacher)
+    tensors, absent = family.chain_tensors(teacher.state_dict(), found, coupling, clusterings)
+    found.check()
 
     def section(role: str) -> Tensor:
         layouts = coupling.layouts_of((role,), absent)
@@ -79,6 +95,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         matcher = json.loads((folder / "gene_matcher.json").read_text())
         state = torch.load(checkpoints[0], map_location="cpu", weights_only=True)
+        if not isinstance(matcher, dict) or not all(map(torch.is_tensor, state.values())):
+            raise TypeError("no mapping of groups to labels, or of names to tensors")
     except Exception as error:
         raise ValueError(
             f"load_published_chain: files in {folder} must be whole, got {type(error).__name__}: "

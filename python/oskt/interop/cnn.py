@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oskt import models
 from oskt.coupling import Coupling
+from oskt.interop.tensors import Tensors, of_head
 from oskt.widths import Clustering
 
 ROWS = "published"  # what that code clusters, see oskt.coupling.clustering
@@ -62,41 +63,47 @@ def clusterings(
 
 def chain_tensors(
     teacher: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
+    found: Tensors,
     coupling: Coupling,
     clusterings: Mapping[str, Clustering],
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Every tensor as the chain holds it, and the weights that it lacks."""
     tensors = dict(teacher)
+    sizes = {name: clustering.size for name, clustering in clusterings.items()}
     for name, layout in coupling.layouts.items():
-        gene = state.get(f"base.GeneChain.{name}", tensors[name])
+        own, gene = tensors[name], f"base.GeneChain.{name}"
+        default = own if of_head(name) else None
         if layout.role == "weight":
-            tensors[name] = gene
+            shape = (coupling.axis_size(layout.rows, sizes), *own.shape[1:])
+            tensors[name] = found.take(shape, gene, default=default)
         elif layout.role == "statistic":
             # They lie at teacher width, equal within a cluster: one of each.
             members = clusterings[layout.rows[0][0]].members()
-            tensors[name] = gene[torch.from_numpy(np.array([m[0] for m in members]))]
-    _head(state, tensors, clusterings, coupling)
-    headless = "classifier.weight" in teacher and "GeneNet_classifier.weight" not in state
+            at = torch.from_numpy(np.array([m[0] for m in members]))
+            tensors[name] = found.take(own.shape, gene, default=default)[at]
+    _head(found, tensors, clusterings, coupling)
+    headless = "classifier.weight" in teacher and "GeneNet_classifier.weight" not in found
     return tensors, ["classifier.weight"] if headless else []
 
 
 def _head(
-    state: Mapping[str, Tensor],
+    found: Tensors,
     tensors: dict[str, Tensor],
     clusterings: Mapping[str, Clustering],
     coupling: Coupling,
 ) -> None:
     """The chain's own head lies at chain width: spread it over the teacher's columns."""
-    if "GeneNet_classifier.weight" not in state:
+    if "GeneNet_classifier.weight" not in found:
         return
     clustering = clusterings[coupling.layouts["bottleneck.weight"].rows[0][0]]
     labels = torch.from_numpy(clustering.labels)
     share = torch.from_numpy(np.bincount(clustering.labels)).float()[labels]
-    tensors["classifier.weight"] = state["GeneNet_classifier.weight"][:, labels] / share
+    shape = (len(tensors["classifier.weight"]), clustering.size)
+    tensors["classifier.weight"] = found.take(shape, "GeneNet_classifier.weight")[:, labels] / share
     for name in ("weight", "bias"):
-        if f"GeneNet_bottleneck.{name}" in state:
-            tensors[f"bottleneck.{name}"] = state[f"GeneNet_bottleneck.{name}"][labels]
+        if f"GeneNet_bottleneck.{name}" in found:
+            own = found.take(shape[1:], f"GeneNet_bottleneck.{name}")
+            tensors[f"bottleneck.{name}"] = own[labels]
     for name in ("running_mean", "running_var"):
-        if f"GeneNet_bottleneck.{name}" in state:
-            tensors[f"bottleneck.{name}"] = state[f"GeneNet_bottleneck.{name}"]
+        if f"GeneNet_bottleneck.{name}" in found:
+            tensors[f"bottleneck.{name}"] = found.take(shape[1:], f"GeneNet_bottleneck.{name}")

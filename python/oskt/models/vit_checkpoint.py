@@ -71,13 +71,22 @@ def _fit_patches(found: dict[str, Tensor], pixels: str) -> None:
         side = math.isqrt(weight.shape[1] // 3)
         weight = weight.unflatten(1, (3, side, side))
     if pixels == "half":
-        # (p - 0.5) / 0.5 = scale * (p - mean) / std + shift
-        mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-        scale, shift = 2 * std, 2 * mean - 1
-        moved = (weight * shift).sum((1, 2, 3))
-        found["patch_embed.proj.bias"] = found["patch_embed.proj.bias"] + moved
-        weight = weight * scale
+        weight, found["patch_embed.proj.bias"] = from_half(weight, found["patch_embed.proj.bias"])
     found["patch_embed.proj.weight"] = weight
+
+
+def from_half(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A patch embedding that read pixels of mean and std 0.5 as one that reads ImageNet's
+    normalisation and computes the same.
+
+    Args:
+        weight: [C, 3, P, P].
+        bias: [C].
+    """
+    # (p - 0.5) / 0.5 = scale * (p - mean) / std + shift
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    scale, shift = 2 * std, 2 * mean - 1
+    return weight * scale, bias + (weight * shift).sum((1, 2, 3))
 
 
 def _fit_positions(found: dict[str, Tensor], model: VisionTransformer, path: str | Path) -> None:
