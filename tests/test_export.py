@@ -463,9 +463,26 @@ def test_command_from_a_model_file(work, pictures):
     assert said["parity"]["images"]["images"] == 32
 
 
+def test_a_chain_that_names_no_size_is_exported_at_the_traced_one(work):
+    chain = WeightChain.from_teacher(small(), NORMALISED, "nested", width=1 / 2, check=False)
+    chain.save(work / "traced.safetensors")
+    out = work / "traced.torchscript"
+    run(
+        "export", work / "traced.safetensors", "--macs", chain.costs(chain.groups)[1],
+        "--out", out, "--format", "torchscript",
+    )  # fmt: skip
+    said = json.loads(sidecar.path_of(out).read_text())
+    assert said["img_size"] == [32, 16]
+    assert said["widths"]["conv1"] == chain.groups["conv1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["chain.safetensors", "--macs", "1e5", "--height", "64"],
+            "images must be of the chain's 32 x 16 pixels with --macs and --latency-ms",
+        ),
         (["chain.safetensors"], "export: a chain must come with a size, got "),
         (["model.safetensors", "--width", "0.5"], "must have format 'oskt-chain/1', got"),
         (["none.safetensors"], "which does not exist"),

@@ -71,9 +71,9 @@ def export(
     and std). Their older versions want the name of a network that they know in the file's, such as
     resnet50 or osnet_x0_25; with a folder as --out the file is named so.
     """
-    network, meta = _open(model, size, device)
+    network, meta = _open(model, size, device, height, image_width)
     trained = meta.get("recipe") or {}
-    fixed = getattr(network, "spec", {}).get("image") or (256, 128)
+    fixed = meta.get("traced") or getattr(network, "spec", {}).get("image") or (256, 128)
     pixels = (
         height or trained.get("height", fixed[0]),
         image_width or trained.get("width", fixed[1]),
@@ -99,7 +99,9 @@ def export(
     _show(done)
 
 
-def _open(path: Path, size: SizeOptions, device: str | None) -> tuple[nn.Module, dict[str, Any]]:
+def _open(
+    path: Path, size: SizeOptions, device: str | None, height: int | None, width: int | None
+) -> tuple[nn.Module, dict[str, Any]]:
     """A model file's network, or with a size the student of a chain file; and its meta."""
     chain = path.is_file() and (is_part_file(path) or format_of(path) == CHAIN)
     asked = size != SizeOptions()
@@ -111,9 +113,17 @@ def _open(path: Path, size: SizeOptions, device: str | None) -> tuple[nn.Module,
             "--group or a limit such as --params."
         )
     ladder = ChainLadder.load(path)
-    answer = ask(ladder, size, device)
+    traced = tuple(ladder.coupling.inputs[0][2:])
+    pixels = (height or traced[0], width or traced[1])
+    if (size.macs or size.latency_ms) and pixels != traced:
+        raise ValueError(
+            f"export: images must be of the chain's {traced[0]} x {traced[1]} pixels with --macs "
+            f"and --latency-ms, which are of that size, got {pixels[0]} x {pixels[1]}. Leave "
+            "--height and --image-width out, or ask for --params or --width."
+        )
+    answer = ask(ladder, size, device, height=height, width=width)
     student = ladder.chain_for(answer.widths).student(widths=answer.widths)
-    return student, {"recipe": ladder.meta.get("recipe"), **answer.measured()}
+    return student, {"recipe": ladder.meta.get("recipe"), "traced": traced, **answer.measured()}
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -16,7 +16,8 @@ def size_table(ladder: ChainLadder) -> Table:
     with what they cost."""
     chain = ladder.base
     own = [chain.widths for chain in ladder.chains if chain.kind == "oskt"]
-    table = _table("size", "parameters", "MACs", "MB")
+    pixels = "x".join(map(str, chain.coupling.inputs[0][2:]))
+    table = _table("size", "parameters", f"MACs at {pixels}", "MB")
     table.add_column("")
     for label, widths in _sizes(ladder):
         parameters, macs = ladder.costs(widths)

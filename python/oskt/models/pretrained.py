@@ -162,8 +162,8 @@ def _read(path: Path, allow_pickle: bool) -> Any:
         blocked = reason.partition("GLOBAL ")[2].split(" ")[0] or "Python objects"
         raise ValueError(
             f"load_pretrained: '{path}' must hold tensors and plain values only, got {blocked}. "
-            "Reading it can run code that the file brings along: pass allow_pickle=True "
-            "if you trust its source."
+            "Reading it can run code that the file brings along: if you trust its source, load it "
+            "in Python with allow_pickle=True, and save its state_dict() as .safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(f"{damaged}. Download it again.") from error
