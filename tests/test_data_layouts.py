@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from data_layouts import OWN_ROWS, make_cuhk03, make_msmt17, make_own, write_broken, write_image
+from data_layouts import (
+    OWN_ROWS,
+    make_cuhk03,
+    make_market,
+    make_msmt17,
+    make_own,
+    write_broken,
+    write_image,
+)
 
 from oskt.data import CorruptImageError, read_data
 
@@ -177,6 +185,17 @@ def test_own_list_errors_name_file_and_line(tmp_path, row, error, message):
     root = make_own(tmp_path / "own", (*OWN_ROWS, row))
     with pytest.raises(error, match=rf"read_data: .*set.csv line 8:? .*{message}"):
         read_data(root)
+
+
+def test_numbers_beyond_64_bits_name_the_image(tmp_path):
+    make_own(tmp_path / "own", (*OWN_ROWS, f"people/x.jpg,1,{-(10**20)},train"))
+    make_market(tmp_path / "market", train=(f"{10**20}_c1_0",))
+    for root, message in (
+        (tmp_path / "own", r"x.jpg must be below 2\^63, got 1 and -1000"),
+        (tmp_path / "market", r"0000_c1_0.jpg must be below 2\^63, got 1000.*0 and 1\. Number"),
+    ):
+        with pytest.raises(ValueError, match=f"read_data: identity and camera of .*{message}"):
+            read_data(root)
 
 
 def test_own_list_needs_a_header(tmp_path):
