@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from data_layouts import make_market, make_msmt17, make_own, write_broken, write_image
 from PIL import Image
@@ -112,6 +114,14 @@ def test_several_data_sets_under_one_folder_are_refused_by_name(tmp_path):
     make_own(tmp_path / "own")
     with pytest.raises(ValueError, match=r"one data set, got 3: .*market1501, .*msmt17, .*own"):
         read_data(tmp_path)
+
+
+def test_folders_that_may_not_be_read_are_passed_over(tmp_path, monkeypatch):
+    """Root may read all, so that it is told here what others are told."""
+    root, closed = make_market(tmp_path / "market1501"), make_market(tmp_path / "closed")
+    closed.chmod(0)
+    monkeypatch.setattr(os, "access", lambda path, _: path.stat().st_mode & 0o500 == 0o500)
+    assert read_data(tmp_path).root == root
 
 
 def test_options_of_other_data_sets_are_refused(tmp_path):
