@@ -70,6 +70,13 @@ def test_msmt17_errors_name_file_and_line(tmp_path):
         read_data(root)
 
 
+def test_msmt17_lists_may_begin_with_a_byte_order_mark(tmp_path):
+    root = make_msmt17(tmp_path / "m")
+    text = (root / "list_query.txt").read_text()
+    (root / "list_query.txt").write_text(text, encoding="utf-8-sig")
+    assert len(read_data(root).query) == 2
+
+
 def test_msmt17_needs_the_folders_of_one_version(tmp_path):
     root = make_msmt17(make_msmt17(tmp_path / "both"), V2)
     with pytest.raises(ValueError, match="one version of MSMT17, got the folders of V1 and of V2"):
@@ -162,6 +169,9 @@ def test_csv_files_of_a_folder_are_one_set(tmp_path):
     for split in ("train", "query", "gallery"):
         rows = [row for row in OWN_ROWS if row.endswith(split)]
         make_own(root, rows, name=f"{split}.csv")
+    assert [len(s) for s in (read_data(root).train, read_data(root).query)] == [2, 1]
+    (root / "query.csv").write_text('"path","id","camera","split"\npeople/q.jpg,11,1,query\n')
+    (root / "notes.csv").write_text("date,weather\n")
     assert [len(s) for s in (read_data(root).train, read_data(root).query)] == [2, 1]
     make_own(root, OWN_ROWS[:1], name="copy.csv")
     with pytest.raises(ValueError, match=r"train.csv line 2 must name a new.*copy.csv line 2 has"):

@@ -78,6 +78,10 @@ def test_other_files_are_passed_over_and_images_counted(tmp_path):
     data = read_data(root)
     assert len(data.query) == 1
     assert data.counts["query"]["unread"] == 1
+    image = data.query.paths[0]
+    image.rename(image.with_suffix(".bmp"))
+    write_image(root / "query" / "0001_c1s1_02.jpg")
+    assert read_data(root).counts["query"]["unread"] == 2
 
 
 def test_errors_say_what_was_found(tmp_path):
@@ -98,6 +102,8 @@ def test_errors_say_what_was_found(tmp_path):
         read_data(make_market(tmp_path / "a", query=()))
     with pytest.raises(ValueError, match=r"got 1 with other names \(cat.jpg\)"):
         read_data(make_market(tmp_path / "b", train=("cat",)))
+    with pytest.raises(ValueError, match=r"jpeg, .jpg, .png images .* got 1 .*\(0001_c1.bmp\)"):
+        read_data(make_market(tmp_path / "bmp", query=("0001_c1.bmp",)))
     with pytest.raises(ValueError, match="got none and 1 of junk"):
         read_data(make_market(tmp_path / "c", query=("-1_c1s1_a",)))
     with pytest.raises(ValueError, match="1 and 1 identities with 0 in common"):
