@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from data_layouts import make_market, make_msmt17, make_own, write_broken, write_image
 from PIL import Image
@@ -178,3 +179,10 @@ def test_load_image_resizes_and_converts(tmp_path):
     pixels = load_image(tmp_path / "grey.png", (16, 8))
     assert pixels.shape == (3, 16, 8)
     assert (pixels == 77).all()
+
+
+def test_greys_of_16_bits_keep_their_shades(tmp_path):
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for name, deep in (("a.png", 257 * grey), ("a.tif", 257 * grey.astype(np.int32))):
+        Image.fromarray(deep).save(tmp_path / name)
+        assert (load_image(tmp_path / name, (16, 16)) == grey).all()

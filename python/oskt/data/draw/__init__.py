@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from oskt.data.draw.picture import draw_distractor, draw_picture
 from oskt.data.draw.worlds import WORLDS, Scene
+from oskt.data.images import as_rgb
 from oskt.data.market import FOLDERS
 from oskt.data.read import read_data
 from oskt.files.tensor_file import write_atomic
@@ -232,9 +233,7 @@ def contact_sheet(
             found = np.flatnonzero((shown.ids == identity) & (shown.cameras == camera))
             if len(found):
                 with Image.open(shown.paths[found[0]]) as picture:
-                    resized = picture.convert("RGB").resize(
-                        (width, height), Image.Resampling.BICUBIC
-                    )
+                    resized = as_rgb(picture).resize((width, height), Image.Resampling.BICUBIC)
                 sheet.paste(resized, (margin + column * (width + gap), top))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
