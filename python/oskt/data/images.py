@@ -13,6 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+REMEDY = (
+    "Restore what is broken or remove it; read_data(corrupt='skip') leaves it out, and so do "
+    "`oskt teacher`, `refine`, `finetune` and `evaluate` (--corrupt skip)."
+)
 
 
 class CorruptImageError(ValueError):
@@ -30,8 +34,7 @@ def load_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
             pixels = as_rgb(image)
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error and more
         raise CorruptImageError(
-            f"load_image: path must be a whole image, got {path} ({error}). Restore the file, or "
-            "leave it out: read the data set with corrupt='skip' (--corrupt skip)."
+            f"load_image: path must be a whole image, got {path} ({error}). {REMEDY}"
         ) from error
     if pixels.size != (size[1], size[0]):
         pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from oskt.data import cuhk03, market, msmt17, table
 from oskt.data.fewshot import choose_identities
-from oskt.data.images import CorruptImageError, check_images
+from oskt.data.images import REMEDY, CorruptImageError, check_images
 from oskt.data.source import DataSource
 from oskt.data.split import Listing, ReIDSet, Split, shorten
 
@@ -178,8 +178,7 @@ def _decodable(
     if broken and corrupt == "refuse":
         raise CorruptImageError(
             f"read_data: images of {listing.name} must decode, got {len(broken)} broken files: "
-            f"{shorten(sorted(broken))}. Restore them, or leave them out: corrupt='skip' "
-            "(--corrupt skip)."
+            f"{shorten(sorted(broken))}. {REMEDY}"
         )
     return {
         name: _select(split, np.array([path not in broken for path in split.paths], dtype=bool))
