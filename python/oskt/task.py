@@ -158,8 +158,8 @@ class TrainingBatches:
         )
         # The title tells apart what file names do not: both versions of MSMT17 have the same.
         images = (f"{path.name} {label}" for path, label in zip(train.paths, train.ids))
-        names = "\n".join([data.set.title, *images])
-        self.fingerprint = hashlib.sha256(names.encode()).hexdigest()[:16]
+        names = "\n".join([data.set.title, *images]).encode(errors="surrogateescape")
+        self.fingerprint = hashlib.sha256(names).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.loader)
