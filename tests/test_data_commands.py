@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from data_layouts import make_cuhk03, make_market, make_msmt17, write_broken
 from typer.testing import CliRunner
 
 from oskt.cli import app
+from oskt.data import loader
 from oskt.task import ReIDData
 from oskt.train import Recipe
 
@@ -72,6 +74,20 @@ def test_training_and_evaluation_take_the_options(tmp_path):
 @pytest.mark.parametrize("command", ["teacher", "refine", "finetune", "evaluate"])
 def test_help_shows_the_notation(command):
     assert "few_shot" in invoke(command, "--help").output
+
+
+def test_unlabelled_images_are_the_only_ones_decoded(tmp_path, monkeypatch):
+    root = make_market(tmp_path / "m", train=[f"{i:04}_c1_0" for i in range(8)])
+    write_broken(root / "query" / "0001_c1_1.jpg")
+    data, decoded = open_data(root), []
+    load = loader.load_image
+    monkeypatch.setattr(loader, "load_image", lambda *a: decoded.append(a) or load(*a))
+    (few,) = data.unlabelled(3)
+    assert len(decoded) == 3
+    data.store()
+    (same,) = data.unlabelled(3)
+    assert len(decoded) == 3 + 8
+    assert torch.equal(few, same)
 
 
 def test_file_names_need_not_be_utf8(tmp_path):
