@@ -125,6 +125,13 @@ def test_a_world_brings_its_number_of_cameras(tmp_path):
     assert set(read_data(root).train.cameras) == {1, 2}
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_pictures_may_be_wider_than_high(world):
+    scene = Scene(0, 32, 64, world)
+    for camera in range(1, scene.town.cameras + 1):
+        assert draw_picture(scene, 1, camera, 0)[0].size == (64, 32)
+
+
 def test_worlds_are_far_apart_in_colour():
     def mean_colour(world, identities):
         scene = Scene(0, 64, 32, world)
