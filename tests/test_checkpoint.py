@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import stat
+import subprocess
 
 import pytest
 import safetensors.torch
@@ -254,9 +255,22 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["x"]
 
 
-def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(oskt.files.checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
-    assert oskt.files.checkpoint.provenance()["commit"] == ""
+def test_only_a_checkout_of_oskt_has_a_commit(tmp_path, monkeypatch):
+    """A package installed below somebody's project has none, whatever that is."""
+
+    def commit_of(package):
+        file = tmp_path / package / "oskt" / "files" / "checkpoint.py"
+        monkeypatch.setattr(oskt.files.checkpoint, "__file__", str(file))
+        return oskt.files.checkpoint.provenance()["commit"]
+
+    answer = subprocess.CompletedProcess((), 0, "0123abc\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    assert commit_of("python") == ""
+    (tmp_path / ".git").mkdir()
+    assert commit_of("python") == commit_of(".venv/lib/python3.12/site-packages") == ""
+    (tmp_path / "csrc").mkdir()
+    assert commit_of("python") == "0123abc"
+    assert commit_of(".venv/lib/python3.12/site-packages") == ""
 
 
 def test_the_header_is_plain_json(saved):
