@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import resource
+import stat
+import subprocess
 
 import pytest
 import safetensors.torch
@@ -220,9 +222,55 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(oskt.files.checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
-    assert oskt.files.checkpoint.provenance()["commit"] == ""
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "x", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch):
+    """Some file systems answer so; the new file is in its place by then."""
+    sync = os.fsync
+
+    def files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    write_atomic(tmp_path / "x", b"data")
+    assert (tmp_path / "x").read_bytes() == b"data"
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to("folder/x")
+    for data in (b"new", b"newer"):
+        write_atomic(tmp_path / "link", data)
+        assert (tmp_path / "link").readlink().as_posix() == "folder/x"
+        assert (tmp_path / "folder" / "x").read_bytes() == data
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["x"]
+
+
+def test_only_a_checkout_of_oskt_has_a_commit(tmp_path, monkeypatch):
+    """A package installed below somebody's project has none, whatever that is."""
+
+    def commit_of(package):
+        file = tmp_path / package / "oskt" / "files" / "checkpoint.py"
+        monkeypatch.setattr(oskt.files.checkpoint, "__file__", str(file))
+        return oskt.files.checkpoint.provenance()["commit"]
+
+    answer = subprocess.CompletedProcess((), 0, "0123abc\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    assert commit_of("python") == ""
+    (tmp_path / ".git").mkdir()
+    assert commit_of("python") == commit_of(".venv/lib/python3.12/site-packages") == ""
+    (tmp_path / "csrc").mkdir()
+    assert commit_of("python") == "0123abc"
+    assert commit_of(".venv/lib/python3.12/site-packages") == ""
 
 
 def test_the_header_is_plain_json(saved):

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from data_layouts import make_cuhk03, make_market, make_msmt17, write_broken
 from typer.testing import CliRunner
 
 from oskt.cli import app
+from oskt.data import loader
+from oskt.task import ReIDData
+from oskt.train import Recipe
 
 SMALL = ("--identities", "2", "--instances", "2", "--height", "32", "--width", "16", "--pad", "1",
          "--steps", "", "--warmup-epochs", "0", "--device", "cpu", "--workers", "0",
          "--in-planes", "4", "--layers", "1,1,1,1", "--epochs", "1")  # fmt: skip
+RECIPE = Recipe(height=32, width=16, identities=2, instances=2)
 
 
 def invoke(*arguments):
@@ -23,6 +28,10 @@ def run(*arguments):
     result = invoke(*arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return result.output
+
+
+def open_data(root):
+    return ReIDData(root, RECIPE, device="cpu")
 
 
 def test_check_prints_the_report(tmp_path):
@@ -67,16 +76,30 @@ def test_help_shows_the_notation(command):
     assert "few_shot" in invoke(command, "--help").output
 
 
+def test_unlabelled_images_are_the_only_ones_decoded(tmp_path, monkeypatch):
+    root = make_market(tmp_path / "m", train=[f"{i:04}_c1_0" for i in range(8)])
+    write_broken(root / "query" / "0001_c1_1.jpg")
+    data, decoded = open_data(root), []
+    load = loader.load_image
+    monkeypatch.setattr(loader, "load_image", lambda *a: decoded.append(a) or load(*a))
+    (few,) = data.unlabelled(3)
+    assert len(decoded) == 3
+    data.store()
+    (same,) = data.unlabelled(3)
+    assert len(decoded) == 3 + 8
+    assert torch.equal(few, same)
+
+
+def test_file_names_need_not_be_utf8(tmp_path):
+    root = make_market(tmp_path / "m", train=("0002_c1_\udce9", "0002_c1_\udce8", "0007_c2_1"))
+    batches = open_data(root).training(RECIPE)
+    assert len(batches.fingerprint) == 16
+
+
 def test_versions_of_msmt17_are_different_training_data(tmp_path):
     """Their file names are the same, so a resumed training tells them apart by the name."""
-    from oskt.task import ReIDData
-    from oskt.train import Recipe
-
-    recipe = Recipe(height=32, width=16, identities=2, instances=2)
     prints = {
-        ReIDData(make_msmt17(tmp_path / str(n), folders), recipe, device="cpu")
-        .training(recipe)
-        .fingerprint
+        open_data(make_msmt17(tmp_path / str(n), folders)).training(RECIPE).fingerprint
         for n, folders in enumerate((("train", "test"), ("mask_train_v2", "mask_test_v2")))
     }
     assert len(prints) == 2

@@ -21,6 +21,7 @@ from oskt.data.draw.pose import Pose, draw_figure
 from oskt.data.draw.wardrobe import draw_person
 from oskt.data.draw.world import Wardrobe
 from oskt.data.draw.worlds import WORLDS, Scene
+from oskt.data.market import FOLDERS
 
 OPTIONS = {
     "train_ids": 6,
@@ -124,6 +125,13 @@ def test_a_world_brings_its_number_of_cameras(tmp_path):
     assert set(read_data(root).train.cameras) == {1, 2}
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_pictures_may_be_wider_than_high(world):
+    scene = Scene(0, 32, 64, world)
+    for camera in range(1, scene.town.cameras + 1):
+        assert draw_picture(scene, 1, camera, 0)[0].size == (64, 32)
+
+
 def test_worlds_are_far_apart_in_colour():
     def mean_colour(world, identities):
         scene = Scene(0, 64, 32, world)
@@ -203,6 +211,22 @@ def test_a_full_target_is_refused_and_an_empty_one_taken(tmp_path):
     assert read_data(tmp_path / "empty").train.num_ids == 1
 
 
+def test_an_empty_folder_is_filled_where_it_stands(tmp_path, monkeypatch):
+    """It may be a mount point, the end of a link, or the current folder."""
+    for name in ("disk", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    (tmp_path / "nowhere").symlink_to("absent")
+    monkeypatch.chdir(tmp_path / "here")
+    for root, folder in ((tmp_path / "link", tmp_path / "disk"), (".", tmp_path / "here")):
+        before = folder.stat().st_ino
+        make(root, train_ids=1, test_ids=1)
+        assert folder.stat().st_ino == before
+        assert sorted(p.name for p in folder.iterdir()) == [*sorted(FOLDERS.values()), "spec.json"]
+    with pytest.raises(FileExistsError, match=r"or be an empty folder, got .*nowhere"):
+        make(tmp_path / "nowhere")
+
+
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(job):
         raise OSError("disk full")
@@ -212,6 +236,10 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=message):
         make(tmp_path / "people")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match=message):
+        make(tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from data_layouts import OWN_ROWS, make_cuhk03, make_msmt17, make_own, write_broken, write_image
+from data_layouts import (
+    OWN_ROWS,
+    make_cuhk03,
+    make_market,
+    make_msmt17,
+    make_own,
+    write_broken,
+    write_image,
+)
 
 from oskt.data import CorruptImageError, read_data
 
@@ -60,6 +68,13 @@ def test_msmt17_errors_name_file_and_line(tmp_path):
     (root / "list_query.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"list_query.txt must exist.*MSMT17 is <root>/"):
         read_data(root)
+
+
+def test_msmt17_lists_may_begin_with_a_byte_order_mark(tmp_path):
+    root = make_msmt17(tmp_path / "m")
+    text = (root / "list_query.txt").read_text()
+    (root / "list_query.txt").write_text(text, encoding="utf-8-sig")
+    assert len(read_data(root).query) == 2
 
 
 def test_msmt17_needs_the_folders_of_one_version(tmp_path):
@@ -155,6 +170,9 @@ def test_csv_files_of_a_folder_are_one_set(tmp_path):
         rows = [row for row in OWN_ROWS if row.endswith(split)]
         make_own(root, rows, name=f"{split}.csv")
     assert [len(s) for s in (read_data(root).train, read_data(root).query)] == [2, 1]
+    (root / "query.csv").write_text('"path","id","camera","split"\npeople/q.jpg,11,1,query\n')
+    (root / "notes.csv").write_text("date,weather\n")
+    assert [len(s) for s in (read_data(root).train, read_data(root).query)] == [2, 1]
     make_own(root, OWN_ROWS[:1], name="copy.csv")
     with pytest.raises(ValueError, match=r"train.csv line 2 must name a new.*copy.csv line 2 has"):
         read_data(root)
@@ -177,6 +195,17 @@ def test_own_list_errors_name_file_and_line(tmp_path, row, error, message):
     root = make_own(tmp_path / "own", (*OWN_ROWS, row))
     with pytest.raises(error, match=rf"read_data: .*set.csv line 8:? .*{message}"):
         read_data(root)
+
+
+def test_numbers_beyond_64_bits_name_the_image(tmp_path):
+    make_own(tmp_path / "own", (*OWN_ROWS, f"people/x.jpg,1,{-(10**20)},train"))
+    make_market(tmp_path / "market", train=(f"{10**20}_c1_0",))
+    for root, message in (
+        (tmp_path / "own", r"x.jpg must be below 2\^63, got 1 and -1000"),
+        (tmp_path / "market", r"0000_c1_0.jpg must be below 2\^63, got 1000.*0 and 1\. Number"),
+    ):
+        with pytest.raises(ValueError, match=f"read_data: identity and camera of .*{message}"):
+            read_data(root)
 
 
 def test_own_list_needs_a_header(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import pytest
 from data_layouts import make_market, make_msmt17, make_own, write_broken, write_image
 from PIL import Image
@@ -76,6 +79,10 @@ def test_other_files_are_passed_over_and_images_counted(tmp_path):
     data = read_data(root)
     assert len(data.query) == 1
     assert data.counts["query"]["unread"] == 1
+    image = data.query.paths[0]
+    image.rename(image.with_suffix(".bmp"))
+    write_image(root / "query" / "0001_c1s1_02.jpg")
+    assert read_data(root).counts["query"]["unread"] == 2
 
 
 def test_errors_say_what_was_found(tmp_path):
@@ -96,6 +103,8 @@ def test_errors_say_what_was_found(tmp_path):
         read_data(make_market(tmp_path / "a", query=()))
     with pytest.raises(ValueError, match=r"got 1 with other names \(cat.jpg\)"):
         read_data(make_market(tmp_path / "b", train=("cat",)))
+    with pytest.raises(ValueError, match=r"jpeg, .jpg, .png images .* got 1 .*\(0001_c1.bmp\)"):
+        read_data(make_market(tmp_path / "bmp", query=("0001_c1.bmp",)))
     with pytest.raises(ValueError, match="got none and 1 of junk"):
         read_data(make_market(tmp_path / "c", query=("-1_c1s1_a",)))
     with pytest.raises(ValueError, match="1 and 1 identities with 0 in common"):
@@ -112,6 +121,14 @@ def test_several_data_sets_under_one_folder_are_refused_by_name(tmp_path):
     make_own(tmp_path / "own")
     with pytest.raises(ValueError, match=r"one data set, got 3: .*market1501, .*msmt17, .*own"):
         read_data(tmp_path)
+
+
+def test_folders_that_may_not_be_read_are_passed_over(tmp_path, monkeypatch):
+    """Root may read all, so that it is told here what others are told."""
+    root, closed = make_market(tmp_path / "market1501"), make_market(tmp_path / "closed")
+    closed.chmod(0)
+    monkeypatch.setattr(os, "access", lambda path, _: path.stat().st_mode & 0o500 == 0o500)
+    assert read_data(tmp_path).root == root
 
 
 def test_options_of_other_data_sets_are_refused(tmp_path):
@@ -132,11 +149,12 @@ def test_corrupt_images_are_refused_or_skipped_by_name(tmp_path):
     root = make_market(tmp_path / "m")
     path = break_image(root)
     assert len(read_data(root).train) == 3
-    with pytest.raises(CorruptImageError, match=r"1 broken files: .*0002_c1s1_02.jpg"):
+    commands = r"`oskt teacher`, `refine`, `finetune` and `evaluate` \(--corrupt skip\)\.$"
+    with pytest.raises(CorruptImageError, match=rf"1 broken files: .*0002_c1s1_02.*{commands}"):
         read_data(root, corrupt="refuse", progress=False)
     assert path not in read_data(root, corrupt="skip", progress=False).train.paths
     assert list(check_images([path], progress=False)) == [path]
-    with pytest.raises(CorruptImageError, match=r"0002_c1s1_02.jpg"):
+    with pytest.raises(CorruptImageError, match=rf"0002_c1s1_02.jpg .*{commands}"):
         load_image(path, (16, 8))
     with pytest.raises(CorruptImageError, match=r"gone.jpg"):
         load_image(tmp_path / "gone.jpg", (16, 8))
@@ -162,3 +180,10 @@ def test_load_image_resizes_and_converts(tmp_path):
     pixels = load_image(tmp_path / "grey.png", (16, 8))
     assert pixels.shape == (3, 16, 8)
     assert (pixels == 77).all()
+
+
+def test_greys_of_16_bits_keep_their_shades(tmp_path):
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for name, deep in (("a.png", 257 * grey), ("a.tif", 257 * grey.astype(np.int32))):
+        Image.fromarray(deep).save(tmp_path / name)
+        assert (load_image(tmp_path / name, (16, 16)) == grey).all()

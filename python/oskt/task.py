@@ -26,7 +26,8 @@ class ReIDData:
     Args:
         root: a data set as `oskt.data.read_data` takes it, options included.
         recipe: its height, width, batch and augmentation fields are read.
-        corrupt: "refuse" or "skip" images that do not decode.
+        corrupt: "refuse" or "skip" images that do not decode, for which all are decoded; None
+            does not look, for a few images without labels.
         device: where networks run; None for the GPU of this process, else the CPU.
         workers: threads that decode and augment.
     """
@@ -36,7 +37,7 @@ class ReIDData:
         root: str | Path,
         recipe: Recipe,
         *,
-        corrupt: Literal["refuse", "skip"] = "refuse",
+        corrupt: Literal["refuse", "skip"] | None = None,
         device: str | None = None,
         workers: int = 2,
     ) -> None:
@@ -125,12 +126,14 @@ class ReIDData:
         Norm statistics must be measured on what the network was trained on: on plain images (no
         border, no flip) students lose 1 to 3 points of mAP; docs/lab/nested.md.
         """
+        # Where no training has decoded them all, only those drawn are decoded.
+        store = self._store or ImageStore(self.set.train, self.size, cache=False)
         order = np.random.default_rng(0).permutation(len(self.set.train))[:images]
         generator = torch.Generator().manual_seed(0)
         for index in np.split(order, range(64, len(order), 64)):
             if len(index) > 1:
                 draw = self.augment.draw(len(index), *self.size, generator)
-                yield self.augment.apply(self.store()[index], draw)
+                yield self.augment.apply(store[index], draw)
 
     def recalibrate(self, model: nn.Module, images: int = 512) -> int:
         """Measure a model's running statistics on training images, without labels."""
@@ -158,8 +161,8 @@ class TrainingBatches:
         )
         # The title tells apart what file names do not: both versions of MSMT17 have the same.
         images = (f"{path.name} {label}" for path, label in zip(train.paths, train.ids))
-        names = "\n".join([data.set.title, *images])
-        self.fingerprint = hashlib.sha256(names.encode()).hexdigest()[:16]
+        names = "\n".join([data.set.title, *images]).encode(errors="surrogateescape")
+        self.fingerprint = hashlib.sha256(names).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.loader)

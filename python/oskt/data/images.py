@@ -13,6 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+REMEDY = (
+    "Restore what is broken or remove it; read_data(corrupt='skip') leaves it out, and so do "
+    "`oskt teacher`, `refine`, `finetune` and `evaluate` (--corrupt skip)."
+)
 
 
 class CorruptImageError(ValueError):
@@ -27,15 +31,21 @@ def load_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            pixels = image.convert("RGB")
+            pixels = as_rgb(image)
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error and more
         raise CorruptImageError(
-            f"load_image: path must be a whole image, got {path} ({error}). Restore the file, or "
-            "leave it out: read the data set with corrupt='skip' (--corrupt skip)."
+            f"load_image: path must be a whole image, got {path} ({error}). {REMEDY}"
         ) from error
     if pixels.size != (size[1], size[0]):
         pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An opened image in 8-bit RGB; 16-bit greys are scaled, which `convert` would clip at 255."""
+    if image.mode.startswith("I"):
+        image = image.convert("I").point(lambda grey: grey / 257 + 0.5)
+    return image.convert("RGB")
 
 
 def check_images(

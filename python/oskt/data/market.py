@@ -36,7 +36,8 @@ def read_market(root: Path, name: str | None = None) -> Listing:
 
     Notes:
         Cameras may have several digits; MSMT17 in this layout has 15. Files that are no images
-        (Thumbs.db) are nothing to this layout; images with other names count as unread.
+        (Thumbs.db) are nothing to this layout; images with other names, and files of such names
+        with another suffix (.bmp), count as unread.
     """
     missing = [folder for folder in FOLDERS.values() if not (root / folder).is_dir()]
     if missing:
@@ -53,17 +54,15 @@ def read_market(root: Path, name: str | None = None) -> Listing:
 def _read_folder(split: str, folder: Path) -> tuple[Split, int]:
     rows, unread = [], []
     for path in folder.iterdir():
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        match = _NAME.match(path.name)
-        if match is None:
-            unread.append(path.name)
-        else:
+        match, known = _NAME.match(path.name), path.suffix.lower() in SUFFIXES
+        if match and known:
             rows.append((path, int(match[1]), int(match[2])))
+        elif match or known:
+            unread.append(path.name)
     if unread and not rows:
         raise ValueError(
-            f"read_data: {folder} must hold images named by identity and camera, got "
-            f"{len(unread)} with other names ({shorten(sorted(unread))}). {LAYOUT}."
+            f"read_data: {folder} must hold {', '.join(sorted(SUFFIXES))} images named by identity "
+            f"and camera, got {len(unread)} with other names ({shorten(sorted(unread))}). {LAYOUT}."
         )
     return Split.of(split, rows), len(unread)
 

@@ -76,7 +76,7 @@ def _read_list(file: Path, folder: Path) -> list[tuple[Path, int, int]]:
     if not file.is_file():
         raise FileNotFoundError(f"read_data: {file} must exist, got no such file. {LAYOUT}.")
     rows = []
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from oskt.data import cuhk03, market, msmt17, table
 from oskt.data.fewshot import choose_identities
-from oskt.data.images import CorruptImageError, check_images
+from oskt.data.images import REMEDY, CorruptImageError, check_images
 from oskt.data.source import DataSource
 from oskt.data.split import Listing, ReIDSet, Split, shorten
 
@@ -150,12 +151,17 @@ def _find(given: Path) -> Path:
             )
         if found:
             return found[0]
-        level = sorted(path for folder in level for path in folder.iterdir() if path.is_dir())
+        level = sorted(path for folder in level for path in folder.iterdir() if _is_open(path))
     listing = sorted(path.name for path in given.iterdir())
     raise FileNotFoundError(
         f"read_data: root must hold a data set, got {given} with "
         f"{shorten(listing) or 'nothing in it'}. {market.LAYOUT}. {msmt17.LAYOUT}. {table.LAYOUT}."
     )
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a path is a folder that may be looked into: `lost+found` of a disk may not."""
+    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
 
 
 def _has_layout(folder: Path) -> bool:
@@ -172,8 +178,7 @@ def _decodable(
     if broken and corrupt == "refuse":
         raise CorruptImageError(
             f"read_data: images of {listing.name} must decode, got {len(broken)} broken files: "
-            f"{shorten(sorted(broken))}. Restore them, or leave them out: corrupt='skip' "
-            "(--corrupt skip)."
+            f"{shorten(sorted(broken))}. {REMEDY}"
         )
     return {
         name: _select(split, np.array([path not in broken for path in split.paths], dtype=bool))

@@ -34,8 +34,18 @@ class Split:
 
     @staticmethod
     def of(name: str, rows: Iterable[tuple[Path, int, int]]) -> Split:
-        """The split of (path, identity, camera) rows, which may come in any order."""
+        """The split of (path, identity, camera) rows, which may come in any order.
+
+        Raises:
+            ValueError: a number that int64 does not hold, with its image.
+        """
         ordered = sorted(rows, key=lambda row: row[0].as_posix())
+        for path, identity, camera in ordered:
+            if max(abs(identity), abs(camera)) >= 2**63:
+                raise ValueError(
+                    f"read_data: identity and camera of {path} must be below 2^63, got {identity} "
+                    f"and {camera}. Number them anew."
+                )
         numbers = np.array([row[1:] for row in ordered], dtype=np.int64).reshape(-1, 2)
         return Split(name, tuple(row[0] for row in ordered), numbers[:, 0], numbers[:, 1])
 

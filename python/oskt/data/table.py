@@ -19,17 +19,17 @@ LAYOUT = (
 
 def is_table(folder: Path) -> bool:
     """Whether a folder holds a CSV file with our header."""
-    return any(_has_header(file) for file in _files(folder))
+    return bool(_files(folder))
 
 
 def read_table(source: Path) -> Listing:
     """List the images that CSV files name.
 
     Args:
-        source: a CSV file, or a folder whose CSV files are read as one. Columns, in any order
-            and beside others: path (relative to the file's folder, or absolute); id, a whole
-            number, 0 a distractor of the gallery, negative junk; camera, a whole number; split,
-            one of train, query and gallery.
+        source: a CSV file, or a folder whose CSV files with our header are read as one. Columns,
+            in any order and beside others: path (relative to the file's folder, or absolute);
+            id, a whole number, 0 a distractor of the gallery, negative junk; camera, a whole
+            number; split, one of train, query and gallery.
 
     Raises:
         FileNotFoundError: a listed image does not exist, with file and line.
@@ -60,7 +60,7 @@ def read_table(source: Path) -> Listing:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.csv") if path.is_file())
+    return sorted(path for path in folder.glob("*.csv") if path.is_file() and _has_header(path))
 
 
 def _read_file(file: Path) -> Iterator[tuple[str, str, tuple[Path, int, int]]]:
@@ -114,4 +114,5 @@ def _wrong(place: str, column: str, condition: str, got: str) -> ValueError:
 
 def _has_header(file: Path) -> bool:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as text:
-        return set(_COLUMNS) <= {name.strip() for name in text.readline().split(",")}
+        names = text.readline().replace('"', "").split(",")
+    return set(_COLUMNS) <= {name.strip() for name in names}

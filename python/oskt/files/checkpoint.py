@@ -142,10 +142,10 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 def _commit() -> str:
     """The git commit of oskt's own checkout, "+" if changed since; "" for an installed package."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=40"]
-    if not any((parent / ".git").exists() for parent in folder.parents):
+    root = Path(__file__).parents[3]  # of a checkout; an installed package may lie in another's
+    if not all((root / name).exists() for name in (".git", "csrc")):
         return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=40"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -158,7 +158,7 @@ def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
     """Put `data` at `path` so that a kill at any moment leaves the old file or the new one, whole.
 
     Args:
-        path: the file; its folder is made.
+        path: the file, or a link to it; its folder is made.
         data: its bytes.
 
     Raises:
@@ -172,18 +172,16 @@ def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
             f"write: path must be a file or not exist, got '{path}', which is {kind}. "
             "Choose another name."
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        os.replace(temporary, target)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = "The previous file is unchanged. " if path.is_file() else ""
         failed = type(error)(
             f"write: '{path}' must be writable with {len(data) / 1e6:.1f} MB free, got "
@@ -191,13 +189,18 @@ def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
         )
         failed.errno = error.errno  # given to the constructor it would stand before the message
         raise failed from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # what a failure or Ctrl-C leaves
+    _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be opened at all."""
+    """Make the rename itself durable, where folders can be opened and synced at all."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):  # the file is in its place, whatever comes of this
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from oskt.data.images import as_rgb
 from oskt.data.split import Split
 from oskt.evaluation.rankings import RankingLists
 from oskt.report.data import Hit, Ranking
@@ -19,7 +20,7 @@ def picture(path: str | Path, *, height: int = 128, width: int = 64) -> str:
     """An image file as the base64 text of a JPEG of the given size, in pixels."""
     buffer = io.BytesIO()
     with Image.open(path) as image:
-        small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        small = as_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
     small.save(buffer, "JPEG", quality=85, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 

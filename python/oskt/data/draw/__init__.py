@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from oskt.data.draw.picture import draw_distractor, draw_picture
 from oskt.data.draw.worlds import WORLDS, Scene
+from oskt.data.images import as_rgb
 from oskt.data.market import FOLDERS
 from oskt.data.read import read_data
 from oskt.files.tensor_file import write_atomic
@@ -98,8 +99,9 @@ def make_pedestrians(
         OSError: the folder around it cannot be written, or is too small.
 
     Notes:
-        Files appear whole or not at all: they are drawn into a folder beside `root`, renamed at the
-        end and removed after a failure. About 5 ms per picture of 128 x 64 and core.
+        Files appear whole or not at all: they are drawn into a folder beside `root`, or in it where
+        it exists, renamed at the end and removed after a failure. About 5 ms per picture of
+        128 x 64 and core.
 
     Example:
         >>> import tempfile
@@ -141,10 +143,12 @@ def make_pedestrians(
             "Add a pixel: pictures are drawn at twice the size and halved."
         )
     _refuse_existing(root)
+    # An empty folder is filled, not replaced: it may be a mount point, a link, or where we are.
+    where = root if root.is_dir() else root.parent
 
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+        where.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=where))
     except OSError as error:
         raise type(error)(
             f"make_pedestrians: root must be in a folder that can be written, got {root} "
@@ -163,7 +167,7 @@ def make_pedestrians(
         except OSError as error:
             raise type(error)(
                 f"make_pedestrians: root must have room for {sum(len(j.shots) for j in jobs):,} "
-                f"pictures, got '{error.strerror or error}' in {root.parent}. Free space or choose "
+                f"pictures, got '{error.strerror or error}' in {where}. Free space or choose "
                 "another folder."
             ) from None
         spec: dict[str, Any] = {
@@ -174,11 +178,14 @@ def make_pedestrians(
             "files": {f: len(os.listdir(partial / f)) for f in FOLDERS.values()},
         }
         (partial / "spec.json").write_text(json.dumps(spec, indent=2) + "\n")
-        partial.chmod(0o755)  # mkdtemp makes it private
-        _refuse_existing(root)
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
+        if where == root:
+            for made in sorted(partial.iterdir()):  # spec.json, the mark of a whole set, is last
+                made.rename(root / made.name)
+            partial.rmdir()
+        else:
+            partial.chmod(0o755)  # mkdtemp makes it private
+            _refuse_existing(root)
+            partial.rename(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -232,9 +239,7 @@ def contact_sheet(
             found = np.flatnonzero((shown.ids == identity) & (shown.cameras == camera))
             if len(found):
                 with Image.open(shown.paths[found[0]]) as picture:
-                    resized = picture.convert("RGB").resize(
-                        (width, height), Image.Resampling.BICUBIC
-                    )
+                    resized = as_rgb(picture).resize((width, height), Image.Resampling.BICUBIC)
                 sheet.paste(resized, (margin + column * (width + gap), top))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
@@ -243,7 +248,7 @@ def contact_sheet(
 
 
 def _refuse_existing(root: Path) -> None:
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if os.path.lexists(root) and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(
             f"make_pedestrians: root must not exist or be an empty folder, got {root}. "
             "Remove it or choose another name."

@@ -187,7 +187,8 @@ def steps(b: Brush, x: float, step: float) -> float:
     """A flight of steps up to a portico."""
     unit = b.unit
     stone = b.tone(165, 200, (6, 4, -6))
-    b.draw.rectangle((x, 0, x + step * 0.3, b.floor - unit * 0.6), fill=shade(stone, 0.96))
+    lintel = max(0, b.floor - unit * 0.6)  # a wide, low picture begins below it
+    b.draw.rectangle((x, 0, x + step * 0.3, lintel), fill=shade(stone, 0.96))
     for tread in range(6):
         row = b.floor - unit * 0.1 * (tread + 1)
         b.draw.rectangle((x, row, x + step, row + unit * 0.06), fill=stone)
