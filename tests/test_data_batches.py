@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from oskt.data import Augment, CorruptImageError, ImageStore, PKSampler, ReIDLoader, Split
+from oskt.data import Augment, CorruptImageError, ImageStore, PKSampler, ReIDLoader, Split, memory
+from oskt.data.loader import fit_in_memory
 
 
 def generator(seed=0):
@@ -220,6 +221,35 @@ def test_store_keeps_pixels(split):
     for cache in (True, False, "auto"):
         store = ImageStore(split, (16, 8), cache=cache)
         assert torch.equal(store[np.array([4])][0], expected)
+
+
+def test_free_memory_counts_page_cache_and_keeps_to_limits(tmp_path, monkeypatch):
+    """In units of four images, because those that are kept take less than a quarter."""
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    unit = 4 * 3 * 32 * 32
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def fitting():
+        return sum(fit_in_memory(n, (32, 32)) for n in range(1, 100))
+
+    def limit(group, limit, used, cached):
+        write(f"{group}/memory.max", f"{limit}\n")
+        write(f"{group}/memory.current", f"{used * unit}\n")
+        write(f"{group}/memory.stat", f"anon 5\ninactive_file {cached * unit}\n")
+
+    write("meminfo", f"MemFree:     12 kB\nMemAvailable:  {50 * unit // 1024} kB\n")
+    write("self/cgroup", "1:name=systemd:/other\n0::/job/step\n")
+    assert fitting() == 49
+    limit("job/step", "max", 1, 0)
+    assert fitting() == 49
+    limit("job", 60 * unit, 50, 20)
+    assert fitting() == 29
+    limit("job/step", 20 * unit, 15, 5)
+    assert fitting() == 9
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -136,8 +136,8 @@ def test_ranking_lists_break_ties_by_index_and_pad_with_minus_one():
     ones = torch.ones(5, 3)
     for metric in ("cosine", "euclidean"):
         lists = ranking_lists(ones[:1], ones, query, gallery, k=9, metric=metric)
-        assert lists.gallery.tolist() == [[0, 1, 3, -1, -1]]
-        assert lists.right.tolist() == [[False, True, True, False, False]]
+        assert lists.gallery.tolist() == [[0, 1, 3, *[-1] * 6]]
+        assert lists.right.tolist() == [[False, True, True, *[False] * 6]]
 
 
 def test_ranking_lists_of_chosen_queries(market):
@@ -146,6 +146,8 @@ def test_ranking_lists_of_chosen_queries(market):
     some = ranking_lists(query, gallery, market.query, market.gallery, k=3, queries=[4, 0])
     assert some.queries.tolist() == [4, 0]
     assert torch.equal(some.gallery, everything.gallery[[4, 0]])
+    none = ranking_lists(query, gallery, market.query, market.gallery, k=3, queries=[])
+    assert none.gallery.shape == none.right.shape == (0, 3)
 
 
 def test_ranking_lists_refuse_an_unknown_metric():
@@ -197,6 +199,8 @@ def test_embed_on_device(device):
 def test_embed_refuses_no_images_and_wrong_outputs():
     with pytest.raises(ValueError, match="embed: images must hold at least 1 image, got 0"):
         embed(Flat(), torch.ones(0, 3, 4, 4), progress=None)
+    with pytest.raises(ValueError, match="embed: batch_size must be at least 1, got 0"):
+        embed(Flat(), torch.ones(1, 3, 4, 4), batch_size=0, progress=None)
     with pytest.raises(ValueError, match=r"shape \(2, F\) in evaluation mode, got \(2, 3, 4, 4\)"):
         embed(nn.Identity(), torch.ones(2, 3, 4, 4), progress=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from oskt.data.ahead import ahead
 from oskt.data.augment import Augment
 from oskt.data.images import load_image
+from oskt.data.memory import free_bytes
 from oskt.data.sampler import PKSampler
 from oskt.data.split import Split
 
@@ -200,12 +200,4 @@ class ReIDLoader:
 
 def fit_in_memory(images: int, size: tuple[int, int]) -> bool:
     """Whether so many decoded images take less than a quarter of the free memory."""
-    return images * 3 * size[0] * size[1] < _free_bytes() // 4
-
-
-def _free_bytes() -> int:
-    """Free memory of this machine; where it is not known, 4 GiB."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30
+    return images * 3 * size[0] * size[1] < free_bytes() // 4

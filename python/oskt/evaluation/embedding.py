@@ -72,7 +72,7 @@ def embed(
         model: gives (B, F) embeddings for (B, 3, H, W) images in evaluation mode.
         images: a tensor [N, 3, H, W], or anything with a length whose items are tensors [3, H, W].
         batch_size: images per forward, >= 1.
-        device: where to compute; None takes the device of the model's parameters.
+        device: where the model is and images are sent; None takes that of the model's parameters.
         amp: automatic mixed precision, float16 on CUDA and bfloat16 on the CPU.
         flip: average the embeddings of an image and of its mirror image.
         workers: threads that read the next images while the network works.
@@ -82,7 +82,7 @@ def embed(
         float32 [N, F] on `device`, in the order of `images`.
 
     Raises:
-        ValueError: no images, or a model that does not give (B, F) embeddings.
+        ValueError: no images, batch_size < 1, or a model that does not give (B, F) embeddings.
 
     Example:
         >>> embed(nn.Flatten(), torch.ones(3, 3, 2, 2), device="cpu", progress=None).shape
@@ -91,6 +91,8 @@ def embed(
     count = len(images)
     if count == 0:
         raise ValueError("embed: images must hold at least 1 image, got 0. Check the data folder.")
+    if batch_size < 1:
+        raise ValueError(f"embed: batch_size must be at least 1, got {batch_size}. Raise it.")
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     device = torch.device(device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from oskt.data.split import Split
 
@@ -70,7 +70,8 @@ def ranking_lists(
     if metric == "cosine":
         query_features, gallery_features = normalize(query_features), normalize(gallery_features)
     query_ids, gallery_ids, query_cameras, gallery_cameras = label_columns(query, gallery, device)
-    chosen = torch.arange(len(query_ids)) if queries is None else torch.as_tensor(queries)
+    every = torch.arange(len(query_ids))
+    chosen = every if queries is None else torch.as_tensor(queries, dtype=torch.long)
     lists, rights = [], []
     for picked in torch.split(chosen.to(device), chunk):
         rows = query_features[picked]
@@ -86,7 +87,10 @@ def ranking_lists(
         dropped = junk.gather(1, order)
         lists.append(order.masked_fill(dropped, -1).cpu())
         rights.append((same.gather(1, order) & ~dropped).cpu())
-    return RankingLists(chosen, torch.cat(lists), torch.cat(rights))
+    missing = (0, max(0, k - len(gallery_ids)))  # columns for which the gallery is too small
+    return RankingLists(
+        chosen, pad(torch.cat(lists), missing, value=-1), pad(torch.cat(rights), missing)
+    )
 
 
 def spread_queries(average_precision: Tensor, count: int) -> list[int]:
