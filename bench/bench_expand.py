@@ -8,9 +8,9 @@ whole), `roof_s`, the time of as many bytes at the bandwidth of a copy, and `err
 deviation from the reference as a share of its largest number. Memory is read by the cache line: of
 a selection `bytes` counts every line that holds a number of it.
 
-Peers: `loop`, one Python step per channel; `index`, index_add_ of columns and index_select of rows,
-columns first; `embedding_bag`, the best stock PyTorch form: a fused column sum over the chain rows,
-then a row select; `numpy`, add.reduceat.
+Peers: `loop`, one Python step per channel; `index`, index_select and index_add_ of rows and
+columns, first those of which fewer are left; `embedding_bag`, the best stock PyTorch form for sums:
+a fused column sum over the chain rows, then a row select; `numpy`, add.reduceat.
 """
 
 from __future__ import annotations
@@ -34,17 +34,23 @@ Provider = Callable[[Tensor], Any]
 
 def views(source: Any, items: list[tuple[IndexMap, IndexMap, int]]) -> list[Any]:
     """The source matrix (R, C, O) of every item."""
-    start, result = 0, []
-    for rows, columns, area in items:
-        end = start + rows.size * columns.size * area
-        result.append(source[start:end].reshape(rows.size, columns.size, area))
-        start = end
-    return result
+    sizes = [rows.size * columns.size * area for rows, columns, area in items]
+    ends = np.cumsum(sizes)
+    # One split: backward of a slice writes a gradient of the whole source.
+    parts = (
+        source.split(sizes)
+        if isinstance(source, Tensor)
+        else [source[end - size : end] for size, end in zip(sizes, ends)]
+    )
+    return [
+        part.reshape(rows.size, columns.size, area)
+        for part, (rows, columns, area) in zip(parts, items)
+    ]
 
 
-def flat_columns(columns: IndexMap) -> tuple[np.ndarray, np.ndarray]:
-    """Student column and source column of every entry of a map."""
-    return np.repeat(np.arange(len(columns)), np.diff(columns.offsets)), columns.index
+def flat(m: IndexMap) -> tuple[np.ndarray, np.ndarray]:
+    """Student entry and source entry of every pair of a map."""
+    return np.repeat(np.arange(len(m)), np.diff(m.offsets)), m.index
 
 
 def provide_loop(items: Any) -> Provider:
@@ -67,27 +73,37 @@ def provide_loop(items: Any) -> Provider:
 
 
 def provide_index(items: Any) -> Provider:
-    """index_add_ over columns first (fewest bytes), then index_add_ or index_select of rows."""
+    """index_select, and index_add_ of sums; the axis that shrinks more goes first."""
+
+    def step(dim: int, m: IndexMap) -> Callable[[Tensor], Tensor]:
+        if len(m) == m.size and np.array_equal(m.index, np.arange(m.size)):
+            return lambda matrix: matrix
+        to, index = (torch.from_numpy(a.astype(np.int64)).to(DEVICE) for a in flat(m))
+        weight = torch.from_numpy(m.weight).float().to(DEVICE)
+        weight = weight[:, None, None] if dim == 0 else weight[:, None]
+        ones, single = bool((m.weight == 1).all()), bool((np.diff(m.offsets) == 1).all())
+
+        def run(matrix: Tensor) -> Tensor:
+            picked = matrix.index_select(dim, index)
+            picked = picked if ones else picked * weight
+            if single:
+                return picked
+            shape = [*matrix.shape[:dim], len(m), *matrix.shape[dim + 1 :]]
+            return matrix.new_zeros(shape).index_add_(dim, to, picked)
+
+        return run
+
     plans = []
     for rows, columns, _ in items:
-        tables = [torch.from_numpy(a.astype(np.int64)).to(DEVICE) for m in (rows, columns)
-                  for a in flat_columns(m)]  # fmt: skip
-        weight = torch.from_numpy(rows.weight).float().to(DEVICE)
-        whole = np.array_equal(columns.index, np.arange(columns.size))
-        plans.append((*tables, weight, len(rows), None if whole else len(columns)))
+        order = sorted([(0, rows), (1, columns)], key=lambda axis: len(axis[1]) / axis[1].size)
+        plans.append([step(dim, m) for dim, m in order])
 
     def run(source: Tensor) -> Tensor:
         parts = []
-        for matrix, plan in zip(views(source, items), plans):
-            to_row, from_row, to_column, from_column, weight, n, m = plan
-            if m is not None:
-                narrow = matrix.new_zeros(matrix.shape[0], m, matrix.shape[2])
-                matrix = narrow.index_add_(1, to_column, matrix.index_select(1, from_column))
-            picked = matrix.index_select(0, from_row)
-            if len(from_row) != n:
-                picked = picked * weight[:, None, None]
-                picked = matrix.new_zeros(n, *matrix.shape[1:]).index_add_(0, to_row, picked)
-            parts.append(picked.flatten())
+        for matrix, steps in zip(views(source, items), plans):
+            for take in steps:
+                matrix = take(matrix)
+            parts.append(matrix.flatten())
         return torch.cat(parts)
 
     return run
@@ -116,7 +132,8 @@ def provide_embedding_bag(items: Any) -> Provider:
                 index, matrix.reshape(-1, matrix.shape[2]), offsets, mode="sum",
                 per_sample_weights=weight,
             )  # fmt: skip
-            parts.append((bags if select is None else bags.reshape(-1, pitch)[select]).flatten())
+            bags = bags if select is None else bags.reshape(-1, pitch).index_select(0, select)
+            parts.append(bags.flatten())
         return torch.cat(parts)
 
     return run
@@ -144,7 +161,7 @@ def provide_cupy(items: Any) -> Provider:
     cupy, cupyx = pytest.importorskip("cupy"), pytest.importorskip("cupyx")
     plans = []
     for rows, columns, _ in items:
-        tables = [cupy.asarray(a) for m in (rows, columns) for a in flat_columns(m)]
+        tables = [cupy.asarray(a) for m in (rows, columns) for a in flat(m)]
         plans.append((*tables, cupy.asarray(rows.weight, cupy.float32), len(rows), len(columns)))
 
     def run(source: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def numpy_dense(queries, gallery, *labels, k1=20, k2=6, share=0.3):
     rows = torch.cat([queries, gallery]).numpy()
     distance = 2 - 2 * rows @ rows.T
     distance /= distance.max(axis=1, keepdims=True)
-    rank = np.argsort(distance, axis=1, kind="stable").astype(np.int32)
+    rank = np.argsort(distance, axis=1).astype(np.int32)
 
     def mutual(i, n):
         forward = rank[i, :n]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,18 +13,31 @@ Plan = TypeVar("Plan")
 
 
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
-    """A tensor over the memory of `value` (no copy), or a TypeError naming the argument."""
+    """A tensor over the memory of `value`, or a TypeError naming the argument.
+
+    Nothing is copied but NumPy arrays that torch cannot look at: read-only ones (so that the
+    caller's stays safe), those of negative strides or of the other byte order.
+    """
     if isinstance(value, Tensor):
         return value
     if type(value).__module__.split(".")[0] == "numpy":
-        # DLPack refuses read-only arrays; a copy keeps the caller's array safe.
-        writable = getattr(value, "flags", None) is None or value.flags.writeable
-        return torch.from_numpy(value if writable else value.copy())
-    if hasattr(value, "__dlpack__"):
+        masked = isinstance(value, np.ma.MaskedArray)  # torch would read what lies under the mask
+        if isinstance(value, np.ndarray) and not masked and value.dtype.kind in "fiub":
+            backwards = min(value.strides, default=0) < 0
+            if not value.dtype.isnative:
+                value = value.astype(value.dtype.newbyteorder("="))
+            elif backwards or not value.flags.writeable:
+                value = value.copy()
+            if value.dtype != np.longdouble:
+                return torch.from_numpy(value)
+        got = f"{type(value).__name__} of {getattr(value, 'dtype', 'no type')}"
+    elif hasattr(value, "__dlpack__"):
         return torch.from_dlpack(value)
+    else:
+        got = type(value).__name__
     raise TypeError(
-        f"{op}: {name} must be a tensor or an array that speaks DLPack, "
-        f"got {type(value).__name__}. Pass a torch, NumPy or CuPy array."
+        f"{op}: {name} must be a tensor or an array of numbers that speaks DLPack, got {got}. "
+        "Pass a torch, NumPy or CuPy array."
     )
 
 

@@ -50,8 +50,9 @@ class IndexMap:
         """Entry i reads the sum (or the mean) of the sources members[i]."""
         lengths = np.array([len(m) for m in members], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        index = np.concatenate([np.asarray(m, dtype=np.int32) for m in members])
-        weight = np.repeat(1.0 / lengths, lengths) if mean else np.ones(len(index))
+        parts = [np.asarray(m, dtype=np.int32) for m in members]
+        index = np.concatenate([np.empty(0, dtype=np.int32), *parts])
+        weight = np.repeat(1.0 / np.maximum(lengths, 1), lengths) if mean else np.ones(len(index))
         return IndexMap(offsets, index, weight, size)
 
     def __len__(self) -> int:

@@ -71,7 +71,11 @@ class KReciprocal:
         return restorer(self.farthest)(rows)
 
     def chunks(self, rows: int = 512) -> Iterator[Any]:
-        """The distances of all queries, `rows` queries at a time; each chunk takes rows * G."""
+        """The distances of all queries, `rows` >= 1 at a time; each chunk takes rows * G."""
+        if rows < 1:
+            raise ValueError(
+                f"KReciprocal.chunks: rows must be at least 1, got {rows}. Pass queries of a chunk."
+            )
         for start in range(0, self.shape[0], rows):
             yield self.distances(start, min(start + rows, self.shape[0]))
 

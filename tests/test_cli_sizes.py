@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 
@@ -11,9 +12,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from oskt import widths
 from oskt.chain import ChainLadder, WeightChain
 from oskt.cli import app, sizes, tables
 from oskt.cli.flags import SizeOptions
+from oskt.coupling.grouping import trace_coupling
 from oskt.data import make_pedestrians
 from oskt.files.checkpoint import load_state
 from oskt.models.resnet import ResNet
@@ -104,6 +107,29 @@ def test_expand_takes_every_limit_and_stores_what_it_measured(saved, tmp_path):
     meta = load_state(out)[1]
     assert meta["widths"] == chain.resolve(params=60_000)
     assert "latency" not in meta
+
+
+def test_limits_hold_for_images_of_the_size_that_is_asked_for(saved, tmp_path):
+    chain, path = saved
+    out = tmp_path / "student.safetensors"
+    run("expand", path, "--out", out, "--macs", 2e6, "--height", 64, "--latency-ms", 1e6,
+        "--device", "cpu")  # fmt: skip
+    meta = load_state(out)[1]
+    larger = trace_coupling(chain.template, torch.zeros(2, 3, 64, 16))
+    assert meta["latency"]["images"] == [1, 3, 64, 16]
+    assert 0.95 * 2e6 < widths.macs(larger, meta["widths"]) <= 2e6
+    chain.meta["recipe"] = {"height": 64}
+    assert sizes.ask(ChainLadder([chain]), SizeOptions(macs=2e6)).widths == meta["widths"]
+    del chain.meta["recipe"]
+
+
+def test_limits_for_images_of_another_size_need_the_network(saved):
+    chain = copy.copy(saved[0])
+    chain.template = None
+    ladder = ChainLadder([chain])
+    assert sizes.ask(ladder, SizeOptions(params=6e4), height=64).widths
+    with pytest.raises(ValueError, match=r"images must be 32 x 16 .*, as traced, .* got 64 x 16\."):
+        sizes.ask(ladder, SizeOptions(macs=8e5), height=64)
 
 
 def test_measured_shapes_read_images(saved, tmp_path):

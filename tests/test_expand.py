@@ -51,7 +51,7 @@ def mixed_items(seed=0, weights=(1.0,)):
         (narrow, narrow, 1),
         (narrow, IndexMap.identity(700), 9),
         (IndexMap.select([], 4), IndexMap.identity(2), 1),
-        (shared, IndexMap.lists([[], [1]], 2), 1),
+        (shared, IndexMap.lists([[], [1]], 2, mean=True), 1),
     ]
 
 

@@ -27,6 +27,7 @@ from oskt.export.network import deployed
 from oskt.files.checkpoint import file_hash, provenance, save_model
 from oskt.models import OSNet, ResNet, VisionTransformer
 from oskt.pixels import IMAGENET_MEAN, IMAGENET_STD
+from oskt.widths import sensitivity
 
 SIZE = (32, 16)
 MEAN, STD = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
@@ -450,6 +451,31 @@ def test_command_from_a_chain_with_int8(work):
     assert found == pytest.approx(said["scores"]["int8"]["mAP"])
 
 
+def test_command_takes_the_size_of_images_from_flags_else_from_the_trace(work, monkeypatch):
+    """So do MACs, and what looks at images."""
+    WeightChain.from_teacher(small(), NORMALISED, "nested", check=False).save(work / "traced")
+    seen = {}
+
+    def stop(network, out, *, size, **options):
+        seen[size] = sidecar.describe(network, size)["macs"]
+        raise ValueError("stopped")
+
+    def look(_, images):
+        raise ValueError(f"images are {tuple(images.shape)}")
+
+    monkeypatch.setattr("oskt.cli.export.export_model", stop)
+    monkeypatch.setattr(sensitivity, "measure", look)
+    command = ["export", work / "traced", "--out", "never.onnx", "--macs", 1e5]
+    for height in ([], ["--height", 64]):
+        with pytest.raises(ValueError, match="stopped"):
+            run(*command, *height)
+    assert list(seen) == [(32, 16), (64, 16)]
+    assert all(0.9e5 < macs <= 1e5 for macs in seen.values())
+    shape = ["--shape", "measured", "--shape-data", work / "data", "--device", "cpu"]
+    with pytest.raises(ValueError, match=r"images are \(\d+, 3, 64, 16\)"):
+        run(*command, "--height", 64, *shape)
+
+
 def test_command_from_a_model_file(work, pictures):
     (work / "out").mkdir()
     run(
@@ -463,26 +489,9 @@ def test_command_from_a_model_file(work, pictures):
     assert said["parity"]["images"]["images"] == 32
 
 
-def test_a_chain_that_names_no_size_is_exported_at_the_traced_one(work):
-    chain = WeightChain.from_teacher(small(), NORMALISED, "nested", width=1 / 2, check=False)
-    chain.save(work / "traced.safetensors")
-    out = work / "traced.torchscript"
-    run(
-        "export", work / "traced.safetensors", "--macs", chain.costs(chain.groups)[1],
-        "--out", out, "--format", "torchscript",
-    )  # fmt: skip
-    said = json.loads(sidecar.path_of(out).read_text())
-    assert said["img_size"] == [32, 16]
-    assert said["widths"]["conv1"] == chain.groups["conv1"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["chain.safetensors", "--macs", "1e5", "--height", "64"],
-            "images must be of the chain's 32 x 16 pixels with --macs and --latency-ms",
-        ),
         (["chain.safetensors"], "export: a chain must come with a size, got "),
         (["model.safetensors", "--width", "0.5"], "must have format 'oskt-chain/1', got"),
         (["none.safetensors"], "which does not exist"),

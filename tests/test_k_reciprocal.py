@@ -241,6 +241,8 @@ def test_chunks_are_the_rows(device):
         assert len(chunks) == -(-30 // rows)
     assert torch.equal(reranked.distances(5, 9), whole[5:9])
     assert torch.equal(reranked.distances(28), whole[28:])
+    with pytest.raises(ValueError, match=r"^KReciprocal\.chunks: rows must be at least 1, got 0"):
+        next(reranked.chunks(0))
 
 
 # ----------------------------------------------------------------------- arrays and dispatch

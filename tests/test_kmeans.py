@@ -391,7 +391,7 @@ X, MANY = torch.zeros(6, 3), torch.zeros(1, 1).expand(16385, 1)
 ERRORS = [
     (X, [2], {}, TypeError, r"rows must be a list of matrices, got Tensor\. Pass \[matrix\]"),
     ([], [], {}, ValueError, r"rows must hold at least one matrix, got 0"),
-    ([3.0], [2], {}, TypeError, r"rows\[0\] must be a tensor or an array that speaks DLPack"),
+    ([3.0], [2], {}, TypeError, r"rows\[0\] must be a tensor or an array of numbers that speaks"),
     ([X.long()], [2], {}, TypeError, r"rows\[0\] must be float64, float32.*got torch.int64"),
     ([torch.zeros(4, 3, 3, 3)], [2], {}, ValueError, r"rank 2.*\(4, 3, 3, 3\).*\.flatten\(1\)"),
     ([torch.zeros(0, 3)], [1], {}, ValueError, r"must have rows and columns, got shape \(0, 3\)"),

@@ -265,7 +265,7 @@ X = torch.zeros(6, 3)
 ERRORS = [
     (X, TypeError, r"rows must be a list of matrices, got Tensor\. Pass \[matrix\]"),
     ([], ValueError, r"rows must hold at least one matrix, got 0"),
-    ([3.0], TypeError, r"rows\[0\] must be a tensor or an array that speaks DLPack"),
+    ([3.0], TypeError, r"rows\[0\] must be a tensor or an array of numbers that speaks"),
     ([X.long()], TypeError, r"rows\[0\] must be float64, float32.*got torch.int64"),
     ([torch.zeros(4, 3, 3)], ValueError, r"rank 2.*\(4, 3, 3\).*\.flatten\(1\)"),
     ([torch.zeros(0, 3)], ValueError, r"must have rows and columns, got shape \(0, 3\)"),

@@ -323,6 +323,18 @@ def test_numpy_in_numpy_out(integer):
     assert_equal(result, retrieval_metrics(features, gallery, *labels))
 
 
+def test_numpy_arrays_that_torch_has_no_view_of():
+    rows, ids = np.random.default_rng(0).standard_normal((9, 4), np.float32), np.arange(9) // 3
+    labels = (ids, ids, np.zeros(9, np.int64), np.ones(9, np.int64))
+    expected = retrieval_metrics(rows, rows, *labels)
+    backwards = retrieval_metrics(rows[::-1][::-1], rows[::-1], ids, ids[::-1], *labels[2:])
+    swapped = retrieval_metrics(rows.astype(">f4"), rows, ids.astype(">i8"), *labels[1:])
+    assert backwards.mAP == swapped.mAP == expected.mAP
+    for wrong in (rows.astype(object), np.ma.masked_array(rows), rows.astype(np.longdouble)):
+        with pytest.raises(TypeError, match="query_features must be a tensor or an array of num"):
+            retrieval_metrics(wrong, rows, *labels)
+
+
 def test_strided_inputs():
     features, gallery, *labels = random_problem()
     strided = [features.T.contiguous().T, torch.stack([gallery, gallery], 2)[:, :, 0]]

@@ -71,6 +71,11 @@ def keep_demo(folder: Path) -> None:
     (DEMO / "trade_off.png").write_bytes(png(draw, LIGHT, opaque=True))
 
 
+def _short(commit: str) -> str:
+    """A commit's first ten digits, and the mark of one that was changed."""
+    return commit[:10] + commit[40:]
+
+
 def sizes_table() -> str:
     """Every method at every size: at once, after equal steps, after equal time."""
     from oskt.compare.cells import FULL_WIDTH
@@ -142,8 +147,9 @@ def sizes_table() -> str:
         "[docs/compare/sizes.md](docs/compare/sizes.md) has rank-1, spreads and what each family "
         f"spent{', timed in turn (`--retime`)' if all(row.timed for row in rows) else ''}. "
         "Drawn pedestrians at 64x32, a bottleneck network of "
-        f"{count_text(max(parameters.values()))} parameters; {rows[0].machine}, "
-        f"{rows[0].threads} thread, commit {', '.join(sorted({row.commit[:10] for row in rows}))}.",
+        f"{count_text(max(parameters.values()))} parameters; "
+        f"{' and '.join(sorted({row.machine for row in rows}))}, {rows[0].threads} thread, "
+        f"commit {', '.join(sorted({_short(row.commit) for row in rows}))}.",
     ]
     return "\n".join(lines)
 
@@ -344,7 +350,7 @@ def bench_table() -> str:
             lines.append(f"| {WHAT[suite]} | {case} | {measured(ours[0])} | {faster} | {cell} |")
     first = next(iter(stored.values()))
     where = f"{first['machine']}, {first['cpu_threads']} threads, torch {first['torch']}"
-    commits = sorted({content["commit"][:10] for content in stored.values()})
+    commits = sorted({_short(content["commit"]) for content in stored.values()})
     lines += [
         "",
         f"{where}, commit {', '.join(commits)}. In brackets: inertia (k-means), MiB in use at the "

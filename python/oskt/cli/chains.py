@@ -69,7 +69,7 @@ def expand(
     else:
         student = source.student(widths=answer.widths, norm=norm)
         if recalibrate is not None:
-            data = open_data(source.meta, recalibrate, device, height=height, width=image_width)
+            data = open_data(source, recalibrate, device, height=height, width=image_width)
             data.recalibrate(student)
         meta = {
             "spec": getattr(student, "spec", None),

@@ -11,7 +11,7 @@ from torch import nn
 from oskt import students
 from oskt.chain import ChainLadder
 from oskt.cli.flags import SizeOptions, flags
-from oskt.cli.sizes import ask
+from oskt.cli.sizes import ask, image_size
 from oskt.cli.words import say
 from oskt.data import read_data
 from oskt.data.images import SUFFIXES
@@ -71,13 +71,8 @@ def export(
     and std). Their older versions want the name of a network that they know in the file's, such as
     resnet50 or osnet_x0_25; with a folder as --out the file is named so.
     """
-    network, meta = _open(model, size, device, height, image_width)
-    trained = meta.get("recipe") or {}
-    fixed = meta.get("traced") or getattr(network, "spec", {}).get("image") or (256, 128)
-    pixels = (
-        height or trained.get("height", fixed[0]),
-        image_width or trained.get("width", fixed[1]),
-    )
+    network, meta, trained = _open(model, size, device, height=height, width=image_width)
+    pixels = (height or trained[0], image_width or trained[1])
     found = read_data(data) if data is not None else None
     if images is not None:
         paths: list[Path] = _pictures(images)
@@ -100,30 +95,26 @@ def export(
 
 
 def _open(
-    path: Path, size: SizeOptions, device: str | None, height: int | None, width: int | None
-) -> tuple[nn.Module, dict[str, Any]]:
-    """A model file's network, or with a size the student of a chain file; and its meta."""
+    path: Path, size: SizeOptions, device: str | None, **pixels: int | None
+) -> tuple[nn.Module, dict[str, Any], tuple[int, int]]:
+    """A model file's network, or with a size the student of a chain file; its meta, and the height
+    and width of images that it was trained on."""
     chain = path.is_file() and (is_part_file(path) or format_of(path) == CHAIN)
     asked = size != SizeOptions()
     if not chain and not asked:
-        return students.load_model(path)
+        network, meta = students.load_model(path)
+        recipe = meta.get("recipe") or {}
+        fixed = getattr(network, "spec", {}).get("image") or (256, 128)
+        return network, meta, (recipe.get("height", fixed[0]), recipe.get("width", fixed[1]))
     if not asked:
         raise ValueError(
             f"export: a chain must come with a size, got '{path}' alone. Add --width, --preset, "
             "--group or a limit such as --params."
         )
     ladder = ChainLadder.load(path)
-    traced = tuple(ladder.coupling.inputs[0][2:])
-    pixels = (height or traced[0], width or traced[1])
-    if (size.macs or size.latency_ms) and pixels != traced:
-        raise ValueError(
-            f"export: images must be of the chain's {traced[0]} x {traced[1]} pixels with --macs "
-            f"and --latency-ms, which are of that size, got {pixels[0]} x {pixels[1]}. Leave "
-            "--height and --image-width out, or ask for --params or --width."
-        )
-    answer = ask(ladder, size, device, height=height, width=width)
+    answer = ask(ladder, size, device, **pixels)
     student = ladder.chain_for(answer.widths).student(widths=answer.widths)
-    return student, {"recipe": ladder.meta.get("recipe"), "traced": traced, **answer.measured()}
+    return student, answer.measured(), image_size(ladder.base)
 
 
 def _pictures(folder: Path) -> list[Path]:

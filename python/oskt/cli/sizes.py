@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from oskt.chain import ChainLadder, WeightChain
 from oskt.cli.flags import SizeOptions
+from oskt.coupling.grouping import trace_coupling
 from oskt.task import ReIDData
 from oskt.train import Recipe, World
 from oskt.widths import sensitivity
@@ -36,6 +37,15 @@ class Answer:
         return {"latency": self.latency.to_json()} if self.latency else {}
 
 
+def image_size(
+    chain: WeightChain, height: int | None = None, width: int | None = None
+) -> tuple[int, int]:
+    """Height and width of a chain's images: as asked for, else as trained, else as traced."""
+    trained = chain.meta.get("recipe") or {}
+    traced = chain.coupling.inputs[0][-2:]
+    return height or trained.get("height", traced[0]), width or trained.get("width", traced[1])
+
+
 def ask(
     ladder: ChainLadder, size: SizeOptions, device: str | None = None, **pixels: int | None
 ) -> Answer:
@@ -45,11 +55,14 @@ def ask(
         ladder: of one chain or several.
         size: what is asked for.
         device: where latency is measured; default: the GPU if there is one.
-        pixels: height and width of images, if not as trained.
+        pixels: height and width of images, which MACs and latency are limited for; see image_size.
 
     Raises:
         ValueError: see Sizes.resolve.
     """
+    if size.macs is not None or size.latency_ms is not None:
+        images = image_size(ladder.base, **pixels)
+        ladder = ChainLadder([_costed(chain, images) for chain in ladder.chains])
     chain = ladder.base
     meter = None
     if size.runtime != "torch" and size.latency_ms is None:
@@ -68,6 +81,36 @@ def ask(
     return Answer(chain, widths, meter.latency(widths) if meter else None)
 
 
+def _costed(chain: WeightChain, images: tuple[int, int]) -> WeightChain:
+    """The chain with the costs of images of this size."""
+    traced = chain.coupling.inputs[0][-2:]
+    if images == traced:
+        return chain
+    if chain.template is None:
+        raise ValueError(
+            f"--macs, --latency-ms: images must be {traced[0]} x {traced[1]} (height x width), as "
+            f"traced, for a network that oskt does not build, got {images[0]} x {images[1]}. Limit "
+            "--params or --memory-mb, which do not depend on it."
+        )
+    found = trace_coupling(chain.template, torch.zeros(2, 3, *images))
+    return WeightChain(
+        replace(
+            chain.coupling,
+            positions=found.positions,
+            products=found.products,
+            inputs=found.inputs,
+        ),
+        chain.partitions,
+        chain.weights,
+        chain.vectors,
+        chain.statistics,
+        chain.plain,
+        absent=chain.absent,
+        template=chain.template,
+        meta=chain.meta,
+    )
+
+
 def _shape(
     chain: WeightChain, size: SizeOptions, device: str | None, pixels: Mapping[str, int | None]
 ) -> str | Curves:
@@ -78,24 +121,19 @@ def _shape(
         )
     if size.shape_data is None:
         return size.shape
-    data = open_data(chain.meta, size.shape_data, device, **pixels)
+    data = open_data(chain, size.shape_data, device, **pixels)
     images = torch.cat(list(data.unlabelled(128)))
     return sensitivity.measure(chain, images.to(chain.statistics))
 
 
 def open_data(
-    meta: Mapping[str, Any],
-    data: str,
-    device: str | None = None,
-    *,
-    height: int | None = None,
-    width: int | None = None,
+    chain: WeightChain, data: str, device: str | None = None, **pixels: int | None
 ) -> ReIDData:
-    """A data set at the size and with the augmentation that a chain was trained with."""
-    trained = meta.get("recipe", {})
-    fields = {k: trained[k] for k in ("height", "width", "pad", "flip", "erasing") if trained}
-    fields |= {k: pixels for k, pixels in (("height", height), ("width", width)) if pixels}
-    return ReIDData(data, Recipe(**fields), device=device)
+    """A data set with the augmentation that a chain was trained with; see image_size."""
+    height, width = image_size(chain, **pixels)
+    trained = chain.meta.get("recipe") or {}
+    fields = {k: trained[k] for k in ("pad", "flip", "erasing") if k in trained}
+    return ReIDData(data, Recipe(height=height, width=width, **fields), device=device)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, int]:

@@ -71,8 +71,8 @@ class Scale:
         rates: learning rates that the students of tables 1 and 9 are trained at, each of them;
             empty for the recipe's own alone.
         equal_time: epochs of a student over epochs of a nested refinement such that a student of
-            every size, one after the other, takes the time of the refinement (measured for the
-            fastest rival, Model Folding: docs/lab/nested.md, section 21).
+            every size, one after the other, takes about the time of the refinement (measured for
+            Model Folding: docs/lab/nested.md, section 21; 140 s beside 164 in section 28's timing).
         further: where nested chains beside the narrowest begin.
         seeds: how many, from 0 on; few-shot tables take five.
         networks: table "depth": name -> what this network replaces of the scale.
@@ -101,8 +101,8 @@ class Scale:
 
         "short": those of refinement divided by the sizes of the family, so that a family trained
         size by size takes as many steps as one refinement. "long": a share of those of refinement
-        for every size, so that such a family takes at least the time of one refinement (rows
-        hold the seconds of both).
+        for every size, so that such a family takes about the time of one refinement (rows hold
+        the seconds of both).
         "own": the student recipe's, for other data than the teacher's.
         """
         whole = self.nested.epochs

@@ -27,17 +27,15 @@ class Tensors:
 
     def take(self, shape: Sequence[int], *names: str, default: Tensor | None = None) -> Tensor:
         """The first of `names` that is there, which must be of this shape; `default` if none is."""
-        for name in names:
-            found = self._state.get(name)
-            if found is not None and found.shape == torch.Size(shape):
-                return found
-            if found is not None:
-                self._amiss.append(f"{name} of shape {tuple(found.shape)}, not {tuple(shape)}")
-                return torch.zeros(*shape)
-        if default is None:
-            self._amiss.append(f"no {names[0]}")
-            return torch.zeros(*shape)
-        return default
+        name = next((name for name in names if name in self), names[0])
+        found = self._state.get(name, default)
+        if found is None:
+            self._amiss.append(f"no {name}")
+        elif found.shape != torch.Size(shape):
+            self._amiss.append(f"{name} of shape {tuple(found.shape)}, not {tuple(shape)}")
+        else:
+            return found
+        return torch.zeros(*shape)
 
     def fill(self, network: nn.Module) -> None:
         """Give a network its tensors. A head and counts of batches that the checkpoint does not
