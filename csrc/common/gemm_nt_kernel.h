@@ -5,9 +5,9 @@
 //   OSKT_GEMM_BYTES   bytes of one vector register
 //   OSKT_GEMM_ROWS    rows of the register block; its columns are two vectors
 
-// c[i * stride + j] = or += the sum over d < depth of a[d, i] * b[d, j], in ascending d, for a panel
-// of each. Of a, a cache line a step is asked for ahead: a block of rows reads every second one or
-// fewer, which the processor's own prefetch follows badly (a tenth of the time).
+// c[i * stride + j] = or += the sum over d < depth of a[d, i] * b[d, j], in ascending d, for a
+// panel of each. Of a, a cache line a step is asked for ahead: a block of rows reads every second
+// one or fewer, which the processor's own prefetch follows badly (a tenth of the time).
 template <typename T>
 OSKT_GEMM_TARGET void OSKT_GEMM_NAME(const T* a, const T* b, int64_t depth, T* c, int64_t stride,
                                      bool add) {
