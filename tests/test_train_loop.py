@@ -292,6 +292,9 @@ def test_the_place_among_processes_comes_from_torchrun(monkeypatch):
     for device in ("gpu", f"cuda:{torch.cuda.device_count()}"):
         with pytest.raises(ValueError, match=f"^World: device must be .* got '{device}'"):
             World.from_environment(device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert World.from_environment("cuda").device == torch.device("cuda", 1)
 
 
 def test_processes_agree_on_what_lies_on_the_device(monkeypatch):

@@ -32,7 +32,8 @@ class World:
         """The place that torchrun gave this process; alone without it.
 
         Args:
-            device: None takes the GPU of the local rank if there is one, else the CPU.
+            device: None takes the GPU of the local rank if there is one, else the CPU; "cuda" is
+                that GPU, too.
 
         Raises:
             ValueError: a device that torch does not know, or a GPU that is not here.
@@ -41,14 +42,16 @@ class World:
             >>> World.from_environment("cpu").size
             1
         """
+        local = int(os.environ.get("LOCAL_RANK", 0))
         if device is None:
-            local = int(os.environ.get("LOCAL_RANK", 0))
-            device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         try:
             chosen = torch.device(device)
         except RuntimeError:
             chosen = None
+        if chosen == torch.device("cuda"):  # without an index, which torch.cuda.set_device wants
+            chosen = torch.device("cuda", local)
         if chosen is None or (
             chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
         ):
