@@ -156,7 +156,7 @@ def refine_chain(
     )
     metrics = fit(JointObjective(joint, recipe), data, recipe, out, **options)
     path = out / "chain.safetensors"
-    world = World.from_environment()
+    world = World.from_environment(options.get("device"))
     if world.rank == 0:
         meta = describe(teacher, data, recipe, metrics, parent)
         save_model(out / "teacher.safetensors", joint.teacher, meta)

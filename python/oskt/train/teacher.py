@@ -69,7 +69,7 @@ def train_teacher(
     objective = SupervisedObjective(model, recipe)
     metrics = fit(objective, data, recipe, out, **options)
     path = out / f"{name}.safetensors"
-    world = World.from_environment()
+    world = World.from_environment(options.get("device"))
     if world.rank == 0:
         save_model(path, model, describe(model, data, recipe, metrics, parent))
     world.wait()  # nobody reads the file before it is there
