@@ -37,7 +37,7 @@ class ReIDData:
         root: str | Path,
         recipe: Recipe,
         *,
-        corrupt: Literal["refuse", "skip"] | None = None,
+        corrupt: Literal["refuse", "skip"] | None = "refuse",
         device: str | None = None,
         workers: int = 2,
     ) -> None:

@@ -133,7 +133,7 @@ def open_data(
     height, width = image_size(chain, **pixels)
     trained = chain.meta.get("recipe") or {}
     fields = {k: trained[k] for k in ("pad", "flip", "erasing") if k in trained}
-    return ReIDData(data, Recipe(height=height, width=width, **fields), device=device)
+    return ReIDData(data, Recipe(height=height, width=width, **fields), corrupt=None, device=device)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, int]:

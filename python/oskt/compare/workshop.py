@@ -96,7 +96,7 @@ class Workshop:
         if data.few_shot is not None:
             ratio, seed = data.few_shot
             source += f"{',' if '?' in source else '?'}few_shot={ratio:g},seed={seed}"
-        return ReIDData(source, recipe, corrupt="refuse", device=self.device)
+        return ReIDData(source, recipe, device=self.device)
 
     def teacher(self, part: Teacher) -> Path:
         """The file of a teacher."""

@@ -121,7 +121,7 @@ class _Demo:
         else:
             make_pedestrians(root, **options)
             contact_sheet(root, self.out / "contact_sheet.png")
-        self.data = ReIDData(root, self.scale.nested, corrupt="refuse", device=self.device)
+        self.data = ReIDData(root, self.scale.nested, device=self.device)
         self.present.say(self.data.set.describe())
 
     def fresh_teacher(self) -> nn.Module:
