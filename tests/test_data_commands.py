@@ -31,7 +31,7 @@ def run(*arguments):
 
 
 def open_data(root):
-    return ReIDData(root, RECIPE, device="cpu")
+    return ReIDData(root, RECIPE, corrupt=None, device="cpu")
 
 
 def test_check_prints_the_report(tmp_path):
