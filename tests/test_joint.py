@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from oskt.chain import WeightChain
 from oskt.models.resnet import ResNet
 from oskt.students import recalibrate, replace_classifier
 from oskt.train.joint import JointModel
+from oskt.train.nested import NestedModel
 
 SHAPE = (4, 3, 64, 32)
 
@@ -136,6 +138,54 @@ def test_recalibration_is_the_plain_average(joint):
     before = student.bn1.running_mean.clone()
     assert recalibrate(student, []) == 0
     assert torch.equal(student.bn1.running_mean, before)
+
+
+def test_recalibration_measures_without_dropout_and_leaves_every_mode():
+    norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(nn.Dropout(0.5), norm, nn.ReLU()).train()
+    model[2].eval()
+    model.weight = nn.Parameter(torch.zeros(1))
+    images = torch.randn(SHAPE)
+    assert recalibrate(model, [images]) == 1
+    torch.testing.assert_close(norm.running_mean, images.mean((0, 2, 3)))
+    assert [module.training for module in model] == [True, True, False]
+
+
+class Unusual(nn.Module):
+    """One weight in two places, and a buffer with channels that is no statistic."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second, self.third = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+        self.third.weight = self.second.weight
+        self.register_buffer("scale", torch.rand(8, 1, 1) + 1)
+        self.last = nn.Conv2d(8, 6, 1)
+        self.bottleneck = nn.BatchNorm1d(6)
+        self.classifier = nn.Linear(6, 5, bias=False)
+
+    def forward(self, images):
+        feature = self.scale * self.third(self.second(self.first(images)).relu())
+        feature = self.last(feature).mean((2, 3))
+        embedding = self.bottleneck(feature)
+        return (feature, self.classifier(embedding)) if self.training else embedding
+
+
+@pytest.mark.parametrize("kind", ["oskt", "nested"])
+def test_tied_weights_and_buffers_of_channels_are_trained(kind):
+    torch.manual_seed(0)
+    teacher, images = Unusual(), torch.randn(4, 3, 16, 8)
+    chain = WeightChain.from_teacher(teacher, images, kind, width=1 / 2)
+    assert "scale" in {t.name for t in chain.coupling.layouts_of(("vector",))}
+    assert chain.coupling.training_only == {"classifier.weight"}
+    joint = (JointModel if kind == "oskt" else NestedModel)(teacher, chain).train()
+    outputs = joint(images)
+    (now,) = [joint.to_chain()] if kind == "nested" else joint.to_chains()
+    expected, logits = now.student(widths=chain.widths).train()(images)
+    assert torch.equal(outputs[1][0], expected)
+    assert torch.equal(outputs[1][1], logits)
+    outputs[0][1].square().sum().backward()
+    assert teacher.second.weight.grad.abs().sum() > 0
 
 
 def test_replace_classifier(joint):

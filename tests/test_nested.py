@@ -115,6 +115,12 @@ def test_whose_turn_it_is_survives_a_resumed_run(nested, teacher):
     resumed.load_state_dict(nested.state_dict())
     images = torch.randn(SHAPE)
     assert torch.equal(resumed(images)[1][0], nested(images)[1][0])
+    for other in ({"width": 1 / 2}, {"method": "ward"}):
+        model = NestedModel(teacher, nested_chain(teacher, **other))
+        with pytest.raises(
+            ValueError, match=r"^NestedModel: chain must have the groups and widths"
+        ):
+            model.load_state_dict(nested.state_dict())
 
 
 def test_gradients_are_those_of_a_dense_merge(teacher):

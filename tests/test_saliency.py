@@ -40,11 +40,14 @@ def test_saliency_is_the_root_mean_square_of_weight_times_gradient(teacher):
 def test_network_is_left_as_it_was_and_a_second_call_finds_the_same(teacher):
     before = {name: tensor.clone() for name, tensor in teacher.eval().state_dict().items()}
     first = saliency(teacher, TinyData(), RECIPE, device="cpu")
-    assert not teacher.training
+    assert not any(module.training for module in teacher.modules())
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(before[name], t) for name, t in teacher.state_dict().items())
+    teacher.train().bn1.eval()  # a frozen norm stays frozen
     second = saliency(teacher, TinyData(), RECIPE, device="cpu")
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert teacher.training
+    assert not teacher.bn1.training
 
 
 def test_channel_that_the_loss_does_not_need_comes_last_however_large(teacher):

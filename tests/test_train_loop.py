@@ -228,6 +228,33 @@ def test_interrupts_save_and_say_how_to_go_on(tmp_path, number):
     assert_same(short_run(tmp_path, resume=True), short_run(tmp_path / "other"))
 
 
+def test_an_interrupt_in_the_last_evaluation_is_kept(tmp_path):
+    def evaluate(model):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"mAP": 0.25}
+
+    with pytest.raises(KeyboardInterrupt, match="after step 0, state saved"):
+        short_run(tmp_path, evaluate=evaluate, evaluate_every=3)
+    data = TinyData(before=lambda: pytest.fail("a step was repeated"))
+    assert fit(objective(), data, recipe(), tmp_path, resume=True, **OPTIONS) == {"mAP": 0.25}
+
+
+def test_scores_may_have_the_names_of_other_things(tmp_path):
+    scores = {"kind": 1.0, "epoch": 2.0, "loss": 3.0}
+    assert fit(objective(), TinyData(), recipe(), tmp_path, evaluate=lambda _: scores, **OPTIONS)
+    assert [row["epoch"] for row in lines(tmp_path, "epoch")] == [1, 2, 3]
+    (row,) = lines(tmp_path, "end")
+    assert row["loss"] == 3.0
+
+
+def test_numbers_out_of_range_are_refused(tmp_path):
+    for name in ("evaluate_every", "report_every"):
+        with pytest.raises(ValueError, match=rf"^fit: {name} must be >= 1, got 0\. Give"):
+            short_run(tmp_path, **{name: 0})
+    with pytest.raises(ValueError, match=r"^fit: data must hold a batch or more, got none\."):
+        fit(objective(), TinyData(steps=0), recipe(), tmp_path, **OPTIONS)
+
+
 def test_the_second_interrupt_is_not_held_back():
     # A shell starts its background jobs with SIGINT ignored, this test run perhaps among them.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -313,6 +340,18 @@ def test_processes_agree_on_what_lies_on_the_device(monkeypatch):
     World(0, 2, torch.device("cpu")).agree(net)
     own = [*net.parameters(), *net.buffers()]
     assert [tensor.data_ptr() for tensor in sent] == [tensor.data_ptr() for tensor in own]
+
+
+def test_processes_find_that_they_do_not_see_one_file(monkeypatch):
+    def reduce(bounds, op):
+        assert op is torch.distributed.ReduceOp.MAX
+        torch.maximum(bounds, torch.tensor([3, 0, -3, 0]), out=bounds)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
+    assert World(0, 2, torch.device("cpu")).same(3, 0)
+    assert not World(0, 2, torch.device("cpu")).same(1, 0)
+    assert not World(0, 2, torch.device("cpu")).same(4, 0)
+    assert World(0, 1, torch.device("cpu")).same(1, 0)
 
 
 def test_steps_are_seeded_apart():

@@ -1,5 +1,6 @@
 """A killed run, resumed, ends bit for bit as an undisturbed one; wrong resumes are refused."""
 
+import io
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from test_train_loop import OPTIONS, assert_same
 from train_fakes import TinyData, TinyNet, objective, parallel_run, recipe, short_run
 
 from oskt.train import fit
+from oskt.train.state import FORMAT, _seal
 from oskt.train.teacher import SupervisedObjective
 
 WORKER = Path(__file__).with_name("train_fakes.py")
@@ -132,17 +134,37 @@ def test_another_model_is_refused(undisturbed):
         fit(other, TinyData(), recipe(), undisturbed[1], resume=True, **OPTIONS)
 
 
-@pytest.mark.parametrize("content", [b"", b"no state", "pickle", "foreign"])
-def test_damaged_states_are_refused(tmp_path, content):
-    path = tmp_path / "state.pt"
-    if content == "pickle":  # code instead of tensors: weights_only refuses it
-        torch.save({"format": os.system}, path)
-    elif content == "foreign":
-        torch.save({"model": torch.zeros(1)}, path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"must be a training state of format 'oskt-training/1'"):
+def foreign(value, seal=lambda body: b""):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue() + seal(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no state",
+        foreign({"model": torch.zeros(1)}),
+        foreign({"format": os.system}, _seal),  # code instead of tensors: weights_only refuses it
+    ],
+)
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"must be a training state of format '{FORMAT}'"):
         short_run(tmp_path, resume=True)
+
+
+def test_damage_anywhere_is_found(tmp_path, undisturbed):
+    whole = (undisturbed[1] / "state.pt").read_bytes()
+    generator = random.Random(0)
+    for place in [0, len(whole) - 1, *(generator.randrange(len(whole)) for _ in range(20))]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << generator.randrange(8)
+        for damaged in (bytes(flipped), whole[:place]):
+            (tmp_path / "state.pt").write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"^resume: '.*' must be .* or a damaged file\."):
+                short_run(tmp_path, resume=True)
 
 
 def test_two_processes(tmp_path):

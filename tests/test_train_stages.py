@@ -33,6 +33,23 @@ def test_a_teacher_file_says_what_it_is(tmp_path):
     assert meta["data"] == "tiny"
 
 
+def test_a_missing_parent_is_found_before_the_work(tmp_path):
+    data = TinyData(before=lambda: pytest.fail("a step was made"))
+    for stage in (train_teacher, finetune_student):
+        with pytest.raises(FileNotFoundError, match="nothing"):
+            stage(TinyNet(), data, recipe(), tmp_path, parent=tmp_path / "nothing", **OPTIONS)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        refine_chain(
+            TinyNet(), None, data, recipe(), tmp_path, parent=tmp_path / "nothing", **OPTIONS
+        )
+
+
+def test_identities_that_the_classifier_lacks_are_refused(tmp_path):
+    message = r"^train: ids must be from 0 to 2, the model's classes, got 0 to 3\. Build"
+    with pytest.raises(ValueError, match=message):
+        train_teacher(TinyNet(classes=3), TinyData(), recipe(), tmp_path, **OPTIONS)
+
+
 def test_fine_tuning_is_the_same_job_from_another_start(tmp_path):
     student = TinyNet(channels=3)
     student.widths = {"conv": 3}
@@ -69,14 +86,18 @@ def test_a_real_chain_is_refined_and_resumed(tmp_path):
     torch.set_num_threads(1)
     changed = recipe(height=32, width=16, alpha=0.05, distill=4.0)
 
-    def refine(out, **options):
+    def refine(out, method="kmeans", **options):
         torch.manual_seed(0)
         teacher = ResNet(50, 4, num_classes=4, layers=(1, 1, 1, 1))
-        chain = WeightChain.from_teacher(teacher, torch.zeros(2, 3, 32, 16), width=1 / 2)
+        chain = WeightChain.from_teacher(
+            teacher, torch.zeros(2, 3, 32, 16), width=1 / 2, method=method
+        )
         data = LargeData(steps=2)
         return refine_chain(teacher, chain, data, changed, out, **OPTIONS, **options)
 
     refine(tmp_path / "resumed", max_steps=3)
+    with pytest.raises(ValueError, match=r"^resume: the model .* chain must have the clusters"):
+        refine(tmp_path / "resumed", "ward", resume=True)
     paths = [refine(tmp_path / "resumed", resume=True), refine(tmp_path / "whole")]
     resumed, whole = map(WeightChain.load, paths)
     assert torch.equal(resumed.weights, whole.weights)
@@ -187,7 +208,17 @@ def test_trying_a_model_leaves_its_statistics():
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
-@pytest.mark.parametrize("model", [nn.Conv2d(3, 4, 3), TinyNet(classes=0)])
+class Listing(TinyNet):
+    def forward(self, images):
+        return list(super().forward(images))
+
+
+class Naming(TinyNet):
+    def forward(self, images):
+        return dict(zip(("feature", "logits"), super().forward(images)))
+
+
+@pytest.mark.parametrize("model", [nn.Conv2d(3, 4, 3), TinyNet(classes=0), Listing(), Naming()])
 def test_models_with_other_outputs_are_refused(model):
     with pytest.raises(TypeError, match=r"^train: model must return \(feature \(B, F\), logits"):
         output_sizes(model, recipe())

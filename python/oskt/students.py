@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -216,25 +217,47 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
     Source: slimmable networks (Yu & Huang 2019), post-statistics of batch norm.
     """
     bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    modes = {m: m.training for m in model.modules()}
     kept = [(m.momentum, {k: b.clone() for k, b in m.named_buffers()}) for m in bns]
     device = next(model.parameters()).device
     count = 0
-    for images in batches:
-        if count == 0:
-            for norm in bns:
-                norm.reset_running_stats()
-                norm.momentum = None  # None: cumulative average
-                norm.train()
-        model.training = False
-        model(images.to(device))
-        if not any(norm.num_batches_tracked for norm in bns):
-            break
-        count += 1
+    with modes_kept(model):
+        for images in batches:
+            if count == 0:
+                model.eval()  # dropout and all else as in use; the norms alone measure
+                for norm in bns:
+                    norm.reset_running_stats()
+                    norm.momentum = None  # None: cumulative average
+                    norm.train()
+            model(images.to(device))
+            if not any(norm.num_batches_tracked for norm in bns):
+                break
+            count += 1
     for norm, (momentum, buffers) in zip(bns, kept):
         norm.momentum = momentum
         if not norm.num_batches_tracked:
             norm.load_state_dict(buffers, strict=False)
-    for module, mode in modes.items():
-        module.training = mode
     return count
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Whether each of its modules trains is afterwards as before: some may have been frozen."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def left_alone(model: nn.Module) -> Iterator[None]:
+    """What forwards in training mode change, modes and buffers, is afterwards as before."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with modes_kept(model):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(buffers[name])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oskt.baselines.starts import seeded
-from oskt.files.checkpoint import save_model
+from oskt.files.checkpoint import file_hash, save_model
 from oskt.train.loop import Batches, fit
 from oskt.train.losses import ReIDLoss, distillation
 from oskt.train.process import World
@@ -273,7 +273,7 @@ def distill_student(
     Notes:
         A step costs the teacher's forward on top; state.pt holds teacher and projection too.
     """
-    out = Path(out)
+    out, origin = Path(out), None if parent is None else file_hash(parent)
     told = DistillRecipe(
         **{spec.name: getattr(recipe, spec.name) for spec in fields(Recipe)},
         distill=weight,
@@ -285,10 +285,10 @@ def distill_student(
         means = class_means(teacher, data, recipe, device=options.get("device"))
     metrics = fit(DistilledObjective(student, teacher, told, means), data, told, out, **options)
     path = out / "student.safetensors"
-    world = World.from_environment()
+    world = World.from_environment(options.get("device"))
     if world.rank == 0:
         numbers = {"weight": weight, "temperature": temperature, "norm_direction": norm_direction}
-        meta = describe(student, data, recipe, metrics, parent)
+        meta = describe(student, data, recipe, metrics, origin)
         save_model(path, student, {**meta, "distillation": numbers})
     world.wait()  # nobody reads the file before it is there
     return path

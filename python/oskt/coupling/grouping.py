@@ -130,14 +130,17 @@ class _Naming:
         )
 
     def coupling(self, module: nn.Module, inputs: Sequence[Tensor]) -> Coupling:
-        layouts = {}
+        layouts, owners, positions = {}, dict[int, str](), dict(self.trace.positions)
         for name, tensor in module.state_dict(keep_vars=True).items():
-            layouts[name] = self.layout(name, tuple(tensor.shape))
+            owner = owners.setdefault(id(tensor), name)  # the trace knows tied tensors by one name
+            layouts[name] = self.layout(name, owner, tuple(tensor.shape))
+            if owner in positions:
+                positions.setdefault(name, 0)  # its products are the owner's already
         return Coupling(
             self.groups,
             layouts,
             dict(self.trace.norm_of),
-            dict(self.trace.positions),
+            positions,
             tuple((self.axis(axis), count) for axis, count in self.trace.products),
             {name: (self.axis(a), k) for name, (a, k) in self.trace.layer_norms.items()},
             tuple(self.numbers()),
@@ -147,8 +150,8 @@ class _Naming:
             tuple(place for place, x in enumerate(inputs) if not x.is_floating_point()),
         )
 
-    def layout(self, name: str, shape: tuple[int, ...]) -> TensorLayout:
-        record = self.trace.parameters.get(name)
+    def layout(self, name: str, owner: str, shape: tuple[int, ...]) -> TensorLayout:
+        record = self.trace.parameters.get(owner)
         if record is None or not any(record.roles):
             return TensorLayout(name, shape, "plain")
         if ROW in record.roles or COLUMN in record.roles:

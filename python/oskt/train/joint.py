@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -67,28 +68,28 @@ class JointModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[object, ...]:
         """The outputs of the teacher and of every S-Student on one batch."""
-        teacher = self._parameters_of_teacher()
+        teacher = self._tensors_of_teacher()
         return self.teacher(images), *[branch(images, teacher) for branch in self.branches]
 
     def refining_loss(self, scale: float = 1.0) -> Tensor:
         """scale * mean over chains of the sum over clustered weights and rows k of
         |T_k - C_label(k)|^2, and of the squares between the teacher's vectors and a chain's own."""
-        teacher = self._parameters_of_teacher()
+        teacher = self._tensors_of_teacher()
         each = scale / len(self.branches)
         first, *others = (branch.refining_loss(teacher, each) for branch in self.branches)
         return sum(others, first)
 
     def to_chains(self) -> list[WeightChain]:
         """The chains so far."""
-        teacher = self._parameters_of_teacher()
+        teacher = self._tensors_of_teacher()
         return [branch.to_chain(teacher) for branch in self.branches]
 
     def s_students(self) -> list[nn.Module]:
         """The S-Students as modules of their own, in evaluation mode."""
         return [chain.student(widths=chain.widths) for chain in self.to_chains()]
 
-    def _parameters_of_teacher(self) -> dict[str, Tensor]:
-        return dict(self.teacher.named_parameters())
+    def _tensors_of_teacher(self) -> dict[str, Tensor]:
+        return self.teacher.state_dict(keep_vars=True)
 
 
 class Branch(nn.Module):
@@ -100,7 +101,7 @@ class Branch(nn.Module):
     function as the published code, which runs a CNN's chain at teacher width through frozen 0/1
     convolutions, at about 1/80 of that branch's MACs.
 
-    Methods take the teacher's parameters by name: they are the JointModel's, not a branch's.
+    Methods take the teacher's tensors by name: they are the JointModel's, not a branch's.
 
     Args:
         chain: of kind "oskt", with all its weights.
@@ -134,7 +135,7 @@ class Branch(nn.Module):
         self.vector_scale = 1.0 if form == "sum" else 1 / max(1, chain.vectors.numel())
         self.untrained: Tensor  # vectors that stay the teacher's: BNNeck's bias
         assert chain.template is not None
-        known = dict(chain.template.named_parameters())
+        known = chain.template.state_dict(keep_vars=True)
         marks = [
             torch.full((known[name].numel(),), not known[name].requires_grad)
             for name in self.vector_names
@@ -157,6 +158,18 @@ class Branch(nn.Module):
         self.supplied = [name for name, _ in student.named_parameters()]
         self.student = students.hollow(student, statistics=True)
 
+    def get_extra_state(self) -> Tensor:
+        """Whose row every channel reads: rows mean nothing under other clusters."""
+        labels = (each.labels for each in self._chain.clusterings.values())
+        return torch.from_numpy(np.concatenate([np.empty(0, np.int64), *labels]))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise ValueError(
+                "JointModel: chain must have the clusters that its state was trained with, got "
+                "others. Make it as it was made then: of the same teacher, with the same options."
+            )
+
     def _apply(self, fn: Any, recurse: bool = True) -> Branch:
         super()._apply(fn, recurse)
         self.plans = [plan.to(self.weights.device) for plan in self.plans]
@@ -169,7 +182,7 @@ class Branch(nn.Module):
         sources = (self.weights, self._vectors(teacher))
         for source, plan, shapes in zip(sources, self.plans, self.shapes):
             tensors |= expansion.split(oskt_ext.expand(source, plan), shapes)
-        return {name: tensors[name] if name in tensors else teacher[name] for name in self.supplied}
+        return {**{name: teacher[name] for name in self.supplied}, **tensors}
 
     def split_weights(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views (M, N, *kernel) of a buffer shaped like `weights`: rows or their gradient."""
@@ -211,7 +224,7 @@ class Branch(nn.Module):
         statistics = (buffers[t.name] for t in chain.coupling.layouts_of(STATISTICS))
         chain.statistics = expansion.flat(statistics, self.weights).detach()
         chain.plain = {
-            name: teacher.get(name, buffers.get(name, tensor)).detach().clone()
+            name: buffers.get(name, teacher.get(name, tensor)).detach().clone()
             for name, tensor in chain.plain.items()
         }
         return chain

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,12 @@ class Journal:
         if self.active:
             tqdm.write(text, file=sys.stderr)
 
-    def write(self, kind: str, **values: Any) -> None:
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
         """A line of log.jsonl, whole or not at all; a full disk is said aloud."""
         if not self.active:
             return
-        line, start = json.dumps({"kind": kind, **values}).encode() + b"\n", self._log.tell()
+        own = {"kind": kind}  # which no score of the same name hides
+        line, start = json.dumps(own | dict(values) | own).encode() + b"\n", self._log.tell()
         try:
             if self._log.write(line) == len(line):
                 return
@@ -105,11 +107,8 @@ class Journal:
         self._bar.update(done - self._seen)
         self._clock, self._seen = now, done
         means = position.means()
-        self.write(
-            "step",
-            **{"epoch": position.epoch, "step": position.step, "lr": rate, **means},
-            images_per_s=round(speed, 1),
-        )
+        place = {"epoch": position.epoch, "step": position.step, "lr": rate}
+        self.write("step", {**place, **means, "images_per_s": round(speed, 1)})
         self._scalars({f"train/{name}": value for name, value in means.items()}, done)
         self._scalars({"train/lr": rate, "train/images_per_s": speed}, done)
         self._bar.set_description(f"epoch {position.epoch}")
@@ -124,7 +123,8 @@ class Journal:
 
     def epoch(self, position: Position, metrics: dict[str, float]) -> None:
         """Report a finished epoch and its evaluation, if there was one."""
-        self.write("epoch", epoch=position.epoch, **position.means(), **metrics)
+        place = {"epoch": position.epoch}
+        self.write("epoch", place | position.means() | metrics | place)
         self._scalars(metrics, self._done(position))
         if metrics:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

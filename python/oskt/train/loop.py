@@ -87,7 +87,8 @@ def fit(
 
     Raises:
         ValueError: out holds a run and resume is False; resume with another recipe, data, model
-            or number of processes; data that ends early; evaluate_every or device out of range.
+            or number of processes, or a damaged state; no data, or data that ends early;
+            evaluate_every, report_every or device out of range.
         OSError: out cannot be written or is too small, found before the first step.
         FloatingPointError: NaN or Inf; out/state.pt still holds the last good state.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state was saved.
@@ -113,12 +114,15 @@ def fit(
         >>> fit(Line(2, 1), Ones(), recipe, tempfile.mkdtemp(), tensorboard=False, device="cpu")
         {}
     """
-    if evaluate_every < 1:
-        raise ValueError(
-            f"fit: evaluate_every must be >= 1, got {evaluate_every}. "
-            "Give the number of epochs to score the last alone."
-        )
+    every = {"evaluate_every": evaluate_every, "report_every": report_every}
+    for name, count in every.items():
+        if count < 1:
+            raise ValueError(
+                f"fit: {name} must be >= 1, got {count}. Give a large number to have it seldom."
+            )
     out, world, steps = Path(out), World.from_environment(device), len(data)
+    if not steps:
+        raise ValueError("fit: data must hold a batch or more, got none. Give it more images.")
     total = recipe.epochs * steps
     last = total if max_steps is None else min(max_steps, total)
     objective.to(world.device)
@@ -160,7 +164,8 @@ def fit(
         journal = scope.enter_context(
             Journal(out, at, last, steps, images_per_step, tensorboard, active=world.rank == 0)
         )
-        journal.write("start", **identity, **provenance(), device=str(world.device), step=done())
+        here = {"device": str(world.device), "step": done()}
+        journal.write("start", {**identity, **provenance(), **here})
         while at.epoch <= math.ceil(last / steps):
             end = min(steps, last - (at.epoch - 1) * steps)
             seed_step(recipe.seed, world.rank, at.epoch, 0)
@@ -194,12 +199,14 @@ def fit(
             journal.epoch(at, at.metrics if due else {})
             if at.step == steps:
                 at.next_epoch()
-            save()
+            saved = save()
+            if stop.requested:
+                raise KeyboardInterrupt(_farewell(at, out, saved))
             if end < steps:
                 break
         average.keep()
         world.agree(objective)
-        journal.write("end", **at.metrics)
+        journal.write("end", at.metrics)
     return at.metrics
 
 
@@ -209,7 +216,13 @@ def _start(state: StateFile, resume: bool, world: World) -> Position:
         state.prepare()
     found = goes_on(state.path.parent, resume)
     world.wait()  # nobody saves before everybody has looked
-    return state.load() if found else Position()
+    position = state.load() if found else Position()
+    if not world.same(position.epoch, position.step):
+        raise ValueError(
+            f"resume: '{state.path}' must be one file that all processes see, got different ones. "
+            "Give them a folder that they share."
+        )
+    return position
 
 
 def goes_on(out: str | Path, resume: bool) -> bool:

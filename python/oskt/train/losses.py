@@ -230,6 +230,12 @@ class ReIDLoss(nn.Module):
         self, feature: Tensor, logits: Tensor, ids: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
+        if not ids.is_cuda and not 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1]:
+            raise ValueError(  # a GPU would say it after the step, without the number
+                f"train: ids must be from 0 to {logits.shape[1] - 1}, the model's classes, got "
+                f"{int(ids.min())} to {int(ids.max())}. "
+                "Build the model with num_classes = the training identities, counted from 0."
+            )
         total = smoothed_cross_entropy(logits, ids, smoothing=recipe.label_smoothing)
         parts = {"id": total.detach()}
         if recipe.triplet != "none":

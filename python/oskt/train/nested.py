@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -99,12 +101,21 @@ class NestedModel(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Whose turn it is, and the order of channels: a run that is resumed goes on with both. A
-        saliency measured anew on a GPU may differ in its last digits, and so the order."""
-        arrays = [array for tree in self._trees.values() for array in (tree.order, tree.parent)]
-        return torch.from_numpy(np.concatenate([[self.rota.turn], *arrays]))
+        saliency measured anew on a GPU may differ in its last digits, and so the order. Beside
+        them, what the trees must share with those of the run."""
+        orders = [array for tree in self._trees.values() for array in (tree.order, tree.parent)]
+        return torch.from_numpy(
+            np.concatenate([[self.rota.turn], self._shapes_of_trees(), *orders])
+        )
 
     def set_extra_state(self, state: Tensor) -> None:
-        words, partitions, start = state.cpu().numpy(), dict(self._chain.partitions), 1
+        shapes, words = self._shapes_of_trees(), state.cpu().numpy()
+        if not np.array_equal(words[1 : 1 + len(shapes)], shapes):
+            raise ValueError(
+                "NestedModel: chain must have the groups and widths that its state was trained "
+                "with, and merge clusters as they did, got another. Make it as it was made then."
+            )
+        partitions, start = dict(self._chain.partitions), 1 + len(shapes)
         for name, tree in self._trees.items():
             order, parent = words[start : start + 2 * tree.rows].reshape(2, -1)
             partitions[name] = replace(tree, order=order, parent=parent)
@@ -118,10 +129,16 @@ class NestedModel(nn.Module):
     def _trees(self) -> dict[str, MergeTree]:
         return cast("dict[str, MergeTree]", self._chain.partitions)
 
+    def _shapes_of_trees(self) -> NDArray[np.int64]:
+        """All of them but their order."""
+        trees = self._trees.values()
+        each = [[t.rows, t.narrowest, t.blocks, t.merges, *t.sizes] for t in trees]
+        return np.array([len(each), *itertools.chain(*each)])
+
     def forward(self, images: Tensor) -> tuple[object, ...]:
         """The outputs of the teacher, if the rota has it, and of this step's students."""
         chain = self._chain
-        teacher = dict(self.teacher.named_parameters())
+        teacher = self.teacher.state_dict(keep_vars=True)
         flat = torch.cat([teacher[layout.name].flatten() for layout in self.layouts])
         rest = {name: teacher[name] for name in self.supplied if name in chain.plain}
         first = self.first if self.first < len(images) else 0

@@ -85,6 +85,14 @@ class World:
             for tensor, part in zip(tensors, parts):
                 tensor.copy_(part.view_as(tensor))
 
+    def same(self, *numbers: int) -> bool:
+        """Whether every process has these numbers; all have joined."""
+        bounds = torch.tensor([*numbers, *(-n for n in numbers)], device=self.device)
+        if self.size > 1:
+            dist.all_reduce(bounds, dist.ReduceOp.MAX)
+        most, least = bounds.chunk(2)
+        return torch.equal(most, -least)
+
     def wait(self) -> None:
         """Until every process is here; all have joined."""
         if self.size > 1:

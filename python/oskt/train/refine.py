@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oskt.chain import ChainLadder
 from oskt.chain.calibration import calibrate
-from oskt.files.checkpoint import provenance, save_model
+from oskt.files.checkpoint import file_hash, provenance, save_model
 from oskt.train.joint import JointModel
 from oskt.train.loop import Batches, fit
 from oskt.train.losses import ReIDLoss, distillation, similarity_distillation
@@ -147,6 +147,7 @@ def refine_chain(
         (the same function); it is evaluated too; distillation and nested chains are ours.
     """
     out = Path(out)
+    origin = None if parent is None else file_hash(parent)
     chains = chain.chains if isinstance(chain, ChainLadder) else (chain,)
     nested = recipe.chain == "nested"
     joint = (
@@ -158,7 +159,7 @@ def refine_chain(
     path = out / "chain.safetensors"
     world = World.from_environment(options.get("device"))
     if world.rank == 0:
-        meta = describe(teacher, data, recipe, metrics, parent)
+        meta = describe(teacher, data, recipe, metrics, origin)
         save_model(out / "teacher.safetensors", joint.teacher, meta)
         refined = joint.to_chains()
         if nested and calibration is not None:

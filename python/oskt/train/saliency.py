@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from oskt import students
 from oskt.train.loop import Batches
 from oskt.train.process import World, seed_step
 from oskt.train.recipe import Recipe
@@ -49,27 +50,24 @@ def saliency(
     """
     world = World.from_environment(device)
     world.join()
-    home, training = next(model.parameters()).device, model.training
-    objective = SupervisedObjective(model, recipe).to(world.device).train()
+    home = next(model.parameters()).device
+    objective = SupervisedObjective(model, recipe).to(world.device)
     world.agree(objective)
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     squares = {name: torch.zeros_like(p) for name, p in named.items()}
     count = min(BATCHES, len(data))
     hidden = progress is None or world.rank > 0
     bar = tqdm(total=count, desc=progress, unit=" batches", disable=hidden or None)
-    for place, (images, ids, _) in enumerate(islice(data.batches(0), count)):
-        seed_step(recipe.seed, world.rank, 0, place)
-        loss, _ = objective(images.to(world.device), ids, 0.0)
-        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        for (name, parameter), gradient in zip(named.items(), gradients):
-            if gradient is not None:
-                squares[name] += (parameter.detach() * gradient).square()
-        bar.update()
-    bar.close()
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
-    model.to(home).train(training)
+    with bar, students.left_alone(model):
+        objective.train()
+        for place, (images, ids, _) in enumerate(islice(data.batches(0), count)):
+            seed_step(recipe.seed, world.rank, 0, place)
+            loss, _ = objective(images.to(world.device), ids, 0.0)
+            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            for (name, parameter), gradient in zip(named.items(), gradients):
+                if gradient is not None:
+                    squares[name] += (parameter.detach() * gradient).square()
+            bar.update()
+    model.to(home)
     world.average(list(squares.values()))
     return {name: (square / count).sqrt().to(home) for name, square in squares.items()}

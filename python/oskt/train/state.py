@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import pickle
@@ -18,7 +19,7 @@ from oskt.files.checkpoint import write_atomic
 from oskt.train.average import WeightAverage
 from oskt.train.updater import Updater
 
-FORMAT = "oskt-training/1"
+FORMAT = "oskt-training/2"  # ends the file, before the SHA-256 of all that stands before
 
 
 @dataclass
@@ -136,7 +137,6 @@ class StateFile:
         buffer = io.BytesIO()
         torch.save(
             {
-                "format": FORMAT,
                 "identity": self.identity,
                 "position": position.to_dict(),
                 "objective": self.objective.state_dict(),
@@ -145,6 +145,7 @@ class StateFile:
             },
             buffer,
         )
+        buffer.write(_seal(buffer.getbuffer()))
         write_atomic(self.path, buffer.getbuffer())
 
     def load(self) -> Position:
@@ -153,17 +154,7 @@ class StateFile:
         Raises:
             ValueError: no training state, or one of another run; names the field that differs.
         """
-        try:
-            # weights_only: a state file can hold tensors and plain values, never code.
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            known = isinstance(saved, dict) and saved.get("format") == FORMAT
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
-            known = False
-        if not known:
-            raise ValueError(
-                f"resume: '{self.path}' must be a training state of format '{FORMAT}', got another "
-                "or a damaged file. Start again in a new folder."
-            )
+        saved = self._read()
         for name, was, now in _differences(saved["identity"], self.identity):
             raise ValueError(
                 f"resume: {name} must be {was!r} as in '{self.path}', got {now!r}. "
@@ -179,6 +170,27 @@ class StateFile:
                 f"{str(error).splitlines()[-1].strip()}. Build the same model, or start a new run."
             ) from None
         return Position(**saved["position"])
+
+    def _read(self) -> dict[str, Any]:
+        data = self.path.read_bytes()
+        body, seal = data[: -len(_seal(b""))], data[-len(_seal(b"")) :]
+        try:
+            if seal != _seal(body):
+                raise ValueError("damaged")
+            # weights_only: a state file can hold tensors and plain values, never code.
+            saved: dict[str, Any] = torch.load(
+                io.BytesIO(body), map_location="cpu", weights_only=True
+            )
+        except (ValueError, RuntimeError, pickle.UnpicklingError):
+            raise ValueError(
+                f"resume: '{self.path}' must be a training state of format '{FORMAT}', got another "
+                "or a damaged file. Start again in a new folder."
+            ) from None
+        return saved
+
+
+def _seal(body: bytes | memoryview) -> bytes:
+    return f"\n{FORMAT} {hashlib.sha256(body).hexdigest()}".encode()
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:

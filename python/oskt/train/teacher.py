@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oskt import students
 from oskt.files.checkpoint import file_hash, save_model
 from oskt.train.loop import Batches, fit
 from oskt.train.losses import ReIDLoss
@@ -63,15 +64,17 @@ def train_teacher(
 
     Raises:
         TypeError: the outputs of the model are others.
+        FileNotFoundError: no parent; before any work.
         ValueError, OSError, FloatingPointError, KeyboardInterrupt: as `loop.fit`.
     """
     out = Path(out)
+    origin = None if parent is None else file_hash(parent)
     objective = SupervisedObjective(model, recipe)
     metrics = fit(objective, data, recipe, out, **options)
     path = out / f"{name}.safetensors"
     world = World.from_environment(options.get("device"))
     if world.rank == 0:
-        save_model(path, model, describe(model, data, recipe, metrics, parent))
+        save_model(path, model, describe(model, data, recipe, metrics, origin))
     world.wait()  # nobody reads the file before it is there
     return path
 
@@ -79,23 +82,22 @@ def train_teacher(
 def output_sizes(model: nn.Module, recipe: Recipe) -> list[tuple[int, int]]:
     """(F, classes) of every (feature, logits) pair that a model returns in training mode.
 
-    Tried with two grey images on the model's device; its running statistics stay as they are.
+    Tried with two grey images on the model's device; the model stays as it is.
     """
     parameter = next(model.parameters())
     images = torch.zeros(2, 3, recipe.height, recipe.width, device=parameter.device)
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad():
+    with students.left_alone(model), torch.no_grad():
         outputs = model.train()(images)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
-    pairs = outputs if isinstance(outputs[0], tuple) else (outputs,)
+    several = isinstance(outputs, tuple) and outputs and isinstance(outputs[0], tuple)
+    pairs = outputs if several else (outputs,)
     sizes = []
     for pair in pairs:
-        shapes = [tuple(t.shape) for t in pair] if isinstance(pair, tuple) else [tuple(pair.shape)]
+        shapes = [tuple(getattr(t, "shape", ())) for t in pair] if isinstance(pair, tuple) else []
         if len(shapes) != 2 or any(len(shape) != 2 for shape in shapes) or 0 in shapes[1]:
+            got = f"shapes {shapes}" if shapes else type(pair).__name__
             raise TypeError(
                 "train: model must return (feature (B, F), logits (B, classes)) in training mode, "
-                f"got shapes {shapes}. Build it with num_classes = the training identities."
+                f"got {got}. Build it with num_classes = the training identities."
             )
         sizes.append((shapes[0][1], shapes[1][1]))
     return sizes
@@ -106,13 +108,13 @@ def describe(
     data: Batches,
     recipe: Recipe,
     metrics: dict[str, float],
-    parent: str | Path | None,
+    parent: str | None,
 ) -> dict[str, Any]:
-    """What a model file says about its model, as far as it is known."""
+    """What a model file says about its model, as far as it is known; `parent` is a file_hash."""
     known = {
         "spec": getattr(model, "spec", None),
         "widths": getattr(model, "widths", None),
-        "parent": file_hash(parent) if parent is not None else None,
+        "parent": parent,
         "recipe": recipe.to_dict(),
         "data": getattr(data, "fingerprint", ""),
         "identities": getattr(data, "identities", None),
