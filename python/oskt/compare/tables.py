@@ -48,7 +48,8 @@ RATIOS = {"10 %": 0.1, "30 %": 0.3, "50 %": 0.5}
 
 
 def few_shot(request: Request) -> Iterator[Cell]:
-    """Table 3: the smallest student in another scenario with few identities, drawn by the seed.
+    """Table 3: the smallest student in another scenario with few identities, drawn by the seed,
+    at each of the scale's rates: a high one unlearns what few identities cannot teach again.
 
     Epochs grow as they get shorter, so that a student takes about as many steps as with all
     identities: 0.8 to 1.7 times, as an epoch is whole batches, smaller ones of few identities.
@@ -65,6 +66,7 @@ def few_shot(request: Request) -> Iterator[Cell]:
                 yield from family(
                     "few-shot", scale, source, replace(target, few_shot=(ratio, seed)), seed,
                     methods, [SIZES[n] for n in labels], ("own",), variant=variant, epochs=epochs,
+                    rates=scale.rates,
                 )  # fmt: skip
 
 
