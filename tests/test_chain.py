@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from oskt.chain import WeightChain
+from oskt.chain import ChainLadder, WeightChain
 from oskt.coupling.clustering import ROWS
 from oskt.models.resnet import ResNet
 
@@ -88,6 +88,13 @@ def test_columns_are_dealt_without_loss(chain):
 def test_verify_prints_and_holds(chain, dtype, capsys):
     assert chain.to(dtype).verify() < 1e-12
     assert "half the teacher" in capsys.readouterr().out
+
+
+def test_a_chain_that_is_not_finite_fails_its_verification(chain):
+    broken = chain.to(torch.float64)
+    broken.weights[0] = float("nan")
+    assert broken.verify(quiet=True) == float("inf")
+    assert ChainLadder([broken]).verify(quiet=True) == float("inf")
 
 
 def test_students_run_with_the_right_attributes(chain):

@@ -85,6 +85,42 @@ def test_a_wrong_group_fails_the_numerical_check_and_is_frozen(monkeypatch):
     assert "failed the numerical check" in str(mended.groups["a"].frozen)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_no_numbers_fail_the_numerical_check(value):
+    class Spoiled(nets.Mixed):
+        def forward(self, x):
+            return super().forward(x) * value
+
+    module = Spoiled()
+    coupling = checked(module, [IMAGE], trace_coupling(module, IMAGE), WeightChain.of_partitions)
+    assert not coupling.free
+    assert coupling.groups["stem"].frozen == "failed the numerical check (deviation inf)"
+
+
+class EitherWhole(nn.Module):
+    """Right as long as one of two groups has the teacher's width: alone, each looks sound."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1)
+        self.out = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        a = torch.relu(self.a(x))
+        b = torch.relu(self.b(a))
+        return self.out(b) * (2 if a.shape[1] < 8 and b.shape[1] < 6 else 1)
+
+
+def test_groups_that_are_sound_one_by_one_are_checked_together():
+    module = EitherWhole()
+    wrong = trace_coupling(module, IMAGE)
+    mended = checked(module, [IMAGE], wrong, WeightChain.of_partitions)
+    assert set(wrong.free) == {"a", "b"}
+    assert set(mended.free) == {"a"}
+    assert "failed the numerical check" in str(mended.groups["b"].frozen)
+    assert list(mended.groups) == list(wrong.groups)
+
+
 def test_value_dependent_branches_are_refused():
     class Branch(nn.Conv2d):
         def forward(self, x):

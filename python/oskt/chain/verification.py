@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oskt.coupling import AxisRuns, Coupling, ties
+from oskt.coupling import AxisRuns, ChannelGroup, Coupling, ties
 from oskt.widths import Clustering, cut
 from oskt.widths.merge_tree import MergeTree, Partitions
 
@@ -33,7 +34,8 @@ def checked(
     The check: numbers drawn at random (norm parameters too), channels clustered at random; the
     student of full width, whose channels repeat, must equal the merged student of chain width.
     All groups are checked at once, with two draws (a small group may be symmetric by chance); only
-    if that fails is each tried alone, with four. Before, `ties` sees to it that students run.
+    if that fails are they freed one after the other, with four draws each, and those that fail stay
+    frozen: what is returned was checked as a whole. Before, `ties` sees to it that students run.
     """
     coupling = ties.tied(module, example_inputs, coupling)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
@@ -57,37 +59,43 @@ def checked(
             return None
         return f"failed the numerical check (deviation {deviation:.1e})"
 
-    for candidate in _readings(coupling):
+    for candidate in _readings(coupling, coupling.free):
         if failure(candidate, 2) is None:
             return candidate
-    groups = dict(coupling.groups)
+    sound = _with_groups(
+        coupling, {name: replace(group, frozen="later") for name, group in coupling.free.items()}
+    )
     for first in [name for name, group in coupling.free.items() if not group.like]:
-        members = [name for name, group in coupling.free.items() if first in (name, group.like)]
-        others = {
-            name: replace(group, frozen=group.frozen or (None if name in members else "later"))
-            for name, group in coupling.groups.items()
+        members = {
+            name: group for name, group in coupling.free.items() if first in (name, group.like)
         }
         reasons = []
-        for candidate in _readings(replace(coupling, groups=others)):
+        for candidate in _readings(_with_groups(sound, members), members):
             reasons.append(failure(candidate, 4))
             if reasons[-1] is None:
-                groups.update({name: candidate.groups[name] for name in members})
+                sound = candidate
                 break
         else:
-            groups.update({name: replace(groups[name], frozen=reasons[0]) for name in members})
-    return replace(coupling, groups=groups)
+            frozen = {name: replace(group, frozen=reasons[0]) for name, group in members.items()}
+            sound = _with_groups(sound, frozen)
+    return sound
 
 
-def _readings(coupling: Coupling) -> Iterator[Coupling]:
-    """The coupling, and with scores that are divided by the root of the head's width: whether code
-    computes that factor or keeps the teacher's, no operator tells."""
+def _with_groups(coupling: Coupling, groups: Mapping[str, ChannelGroup]) -> Coupling:
+    return replace(coupling, groups={**coupling.groups, **groups})
+
+
+def _readings(coupling: Coupling, groups: Mapping[str, ChannelGroup]) -> Iterator[Coupling]:
+    """The coupling, and with scores of these groups that are divided by the root of the head's
+    width: whether code computes that factor or keeps the teacher's, no operator tells."""
     yield coupling
-    if any(group.product == "dot" for group in coupling.free.values()):
-        groups = {
-            name: replace(group, product="attention" if group.product == "dot" else group.product)
-            for name, group in coupling.groups.items()
-        }
-        yield replace(coupling, groups=groups)
+    dots = {
+        name: replace(group, product="attention")
+        for name, group in groups.items()
+        if group.product == "dot"
+    }
+    if dots:
+        yield _with_groups(coupling, dots)
 
 
 def deviations(chain: WeightChain) -> Iterator[tuple[str, float]]:
@@ -134,7 +142,7 @@ def _cosines(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tens
         unit = torch.nn.functional.normalize(embeddings)
         return unit @ unit.T
 
-    return float((cosines(sizes) - cosines(chain.widths)).abs().max())
+    return _number((cosines(sizes) - cosines(chain.widths)).abs().max())
 
 
 def random_clusterings(coupling: Coupling, rng: np.random.Generator) -> dict[str, Clustering]:
@@ -207,8 +215,13 @@ def relative(chain: WeightChain, sizes: Mapping[str, int], inputs: Sequence[Tens
                 x, y = x.index_select(dim, seen), y.index_select(dim, repeated)
         if not y.numel():
             continue
-        worst = max(worst, float((x - y).abs().max() / y.abs().max().clamp_min(1e-300)))
+        worst = max(worst, _number((x - y).abs().max() / y.abs().max().clamp_min(1e-300)))
     return worst
+
+
+def _number(deviation: Tensor) -> float:
+    """Infinite where outputs are not finite: max() would pass NaN over, which equals nothing."""
+    return float(deviation) if bool(deviation.isfinite()) else math.inf
 
 
 def _repeats(chain: WeightChain, sizes: Mapping[str, int], axis: AxisRuns) -> tuple[Tensor, Tensor]:
