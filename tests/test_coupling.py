@@ -12,7 +12,7 @@ from torch import nn
 
 from oskt.chain import WeightChain
 from oskt.chain.verification import TOLERANCE, checked, deviations, random_clusterings
-from oskt.coupling import Coupling
+from oskt.coupling import Coupling, tracing
 from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import ResNet, widths
 
@@ -73,8 +73,6 @@ def test_what_is_not_exact_freezes_and_is_named(net, reason):
 
 
 def test_a_wrong_group_fails_the_numerical_check_and_is_frozen(monkeypatch):
-    from oskt.coupling import tracing
-
     # Take flip for an operator that keeps channels in place, as a careless rule would.
     monkeypatch.setitem(tracing.RULES, tracing.aten.flip, tracing.shapes.same_axes)
     module = nets.Flipped()
@@ -95,6 +93,29 @@ def test_outputs_that_are_no_numbers_fail_the_numerical_check(value):
     coupling = checked(module, [IMAGE], trace_coupling(module, IMAGE), WeightChain.of_partitions)
     assert not coupling.free
     assert coupling.groups["stem"].frozen == "failed the numerical check (deviation inf)"
+
+
+class Nest(nets.Flipped):
+    """Outputs within outputs, and such that are no tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        a = self.norm(self.a(x))
+        return {"main": self.out(torch.relu(self.b(a))), "more": [(a.flip(1), None), {"size": 8}]}
+
+
+def test_outputs_within_outputs_are_traced_and_checked(monkeypatch):
+    chain = WeightChain.from_teacher(Nest(), IMAGE, width=0.5)
+    assert set(chain.groups) == {"b"}
+    assert chain.verify(quiet=True) < TOLERANCE
+    # a careless rule, as above: the main output does not show it
+    monkeypatch.setitem(tracing.RULES, tracing.aten.flip, tracing.shapes.same_axes)
+    chain = WeightChain.from_teacher(Nest(), IMAGE, width=0.5)
+    assert set(chain.groups) == {"b"}
+    assert "failed the numerical check" in str(chain.coupling.groups["a"].frozen)
 
 
 class EitherWhole(nn.Module):
@@ -130,6 +151,15 @@ def test_value_dependent_branches_are_refused():
         ValueError, match=r"coupling: module must run on meta tensors, got .*\. Rem"
     ):
         trace_coupling(Branch(3, 3, 1), IMAGE)
+
+
+def test_modules_that_return_no_tensor_are_refused():
+    class Silent(nn.Conv2d):
+        def forward(self, x):
+            return {super().forward(x)}
+
+    with pytest.raises(ValueError, match=r"coupling: module must return tensors, .*, got set\. Wr"):
+        trace_coupling(Silent(3, 3, 1), IMAGE)
 
 
 @pytest.mark.parametrize(("depth", "groups"), [(18, 12), (34, 20), (50, 37), (101, 71), (152, 105)])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oskt.coupling import AxisRuns, ChannelGroup, Coupling, ties
+from oskt.coupling.tracing import flatten
 from oskt.widths import Clustering, cut
 from oskt.widths.merge_tree import MergeTree, Partitions
 
@@ -182,14 +183,14 @@ def randomised(module: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
 
 
 def _run(module: nn.Module, inputs: Sequence[Tensor], forms: Sequence[bool]) -> list[Tensor]:
-    """Outputs of the training form (batch norms still frozen) and of the evaluation form."""
+    """Output tensors of the training form (batch norms still frozen) and of the evaluation form,
+    in the order in which tracing lists them."""
     outputs: list[Tensor] = []
     with torch.no_grad():
         for training in forms:
             module.eval()
             module.training = training
-            out = module(*inputs)
-            outputs += [out] if isinstance(out, Tensor) else [t for t in out if t is not None]
+            outputs += [t for t in flatten(module(*inputs)) if isinstance(t, Tensor)]
     return outputs
 
 

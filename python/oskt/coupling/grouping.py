@@ -33,7 +33,7 @@ def trace_coupling(
         The Coupling.
 
     Raises:
-        ValueError: the module does not run on meta tensors.
+        ValueError: the module does not run on meta tensors, or returns none.
 
     Example:
         >>> import torch

@@ -24,7 +24,7 @@ from oskt.coupling.tracing import layers, shapes, views
 from oskt.coupling.tracing.axes import freeze, settle
 from oskt.coupling.tracing.sight import COLUMN, ROW, STATISTIC, VECTOR, Sight, Trace
 
-__all__ = ["COLUMN", "ROW", "STATISTIC", "VECTOR", "Trace", "on_meta", "run_passes"]
+__all__ = ["COLUMN", "ROW", "STATISTIC", "VECTOR", "Trace", "flatten", "on_meta", "run_passes"]
 
 aten = torch.ops.aten
 
@@ -110,8 +110,8 @@ class _Operators(TorchDispatchMode):
             return out
         op, sight = func.overloadpacket, self.sight
         name, rule = str(op), RULES.get(op)
-        inputs = [t for t in _flatten((args, kwargs)) if isinstance(t, Tensor)]
-        outputs = [t for t in _flatten(out) if isinstance(t, Tensor)]
+        inputs = [t for t in flatten((args, kwargs)) if isinstance(t, Tensor)]
+        outputs = [t for t in flatten(out) if isinstance(t, Tensor)]
         if rule is not None:
             rule(sight, name, args, kwargs, out)
         elif torch.Tag.pointwise in func.tags or op in _POINTWISE:
@@ -176,17 +176,18 @@ class _Functions(TorchFunctionMode):
     def note_sizes(self, sizes: Sequence[Any], out: Tensor) -> None:
         """Which axis a module's own number was the length of."""
         sight = self.operators.sight
-        for size, axis in zip(_flatten(sizes), sight.look(out).axes):
+        for size, axis in zip(flatten(sizes), sight.look(out).axes):
             if isinstance(size, _Named) and axis is not None:
                 sight.trace.numbers[size.name] = axis
 
 
-def _flatten(value: Any) -> Iterator[Any]:
+def flatten(value: Any) -> Iterator[Any]:
+    """What lies in tuples, lists and dicts, and in those in them, in order."""
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, (tuple, list)):
         for part in value:
-            yield from _flatten(part)
+            yield from flatten(part)
     else:
         yield value
 
@@ -245,7 +246,7 @@ def run_passes(
                 "Remove branches on tensor values, or trace the submodule that has none."
             ) from error
         settle(sight.splits)
-        for tensor in _flatten(out):
+        for tensor in flatten(out):
             if isinstance(tensor, Tensor):
                 seen = sight.look(tensor)
                 trace.outputs.append(seen.axes)
@@ -253,4 +254,9 @@ def run_passes(
                 if writer is not None and not free_outputs:
                     for axis in seen.axes:
                         freeze(axis, f"{writer} writes a model output")
+        if not trace.outputs:  # nothing would tell a wrong coupling from a right one
+            raise ValueError(
+                "coupling: module must return tensors, alone or in tuples, lists and dicts, got "
+                f"{type(out).__name__}. Wrap it in a module that does."
+            )
     return trace
