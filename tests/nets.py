@@ -89,6 +89,21 @@ class Scaled(nn.Module):
         return self.out(torch.relu(x + self.map)).mean((2, 3))
 
 
+class NormOfFlat(nn.Module):
+    """A norm of flattened maps, with numbers for every channel and place, and one of places."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.flat = nn.Conv2d(3, 6, 3, 2), nn.BatchNorm1d(6 * 9)
+        self.side, self.places = nn.Conv2d(3, 9, 3, 2), nn.BatchNorm1d(9)
+        self.out = nn.Linear(6 * 9 + 9, 5)
+
+    def forward(self, x):
+        y = torch.relu(self.flat(torch.flatten(self.conv(x), 1)))
+        z = torch.relu(self.places(self.side(x).flatten(2).transpose(1, 2)))
+        return self.out(torch.cat([y, z.mean(1)], 1))
+
+
 SMALL = torch.zeros(2, 3, 8, 8)
 CASES = {  # name -> (class, images that it takes)
     "Mixed": (Mixed, SMALL),  # grouped, depthwise, concatenated, flattened
@@ -96,6 +111,7 @@ CASES = {  # name -> (class, images that it takes)
     "SplitSum": (SplitSum, SMALL),
     "Shared": (Shared, SMALL),
     "Scaled": (Scaled, SMALL),
+    "NormOfFlat": (NormOfFlat, SMALL),
 }
 
 

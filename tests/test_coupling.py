@@ -17,7 +17,7 @@ from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import ResNet, widths
 
 IMAGE = torch.zeros(2, 3, 8, 8)
-KNOWN = [nets.Mixed, nets.Gate, nets.SplitSum, nets.Shared, nets.Scaled]
+KNOWN = [make for make, _ in nets.CASES.values()]
 
 
 @pytest.mark.parametrize("net", KNOWN)
@@ -50,6 +50,13 @@ def test_concatenation_splits_the_group_that_it_is_added_to():
     coupling = trace_coupling(nets.SplitSum(), IMAGE)
     assert [g.size for g in coupling.free.values()] == [4, 6]
     assert coupling.layouts["c.weight"].rows == (("a", 1), ("b", 1))
+
+
+def test_only_a_norm_of_the_channels_themselves_is_folded_in():
+    assert trace_coupling(nets.NormOfFlat(), IMAGE).norms == {}
+    assert set(trace_coupling(nets.Mixed(), IMAGE).norms) == {"stem.weight"}
+    at_once = nn.Sequential(nn.Conv2d(3, 6, 8), nn.Flatten(), nn.BatchNorm1d(6), nn.Linear(6, 5))
+    assert set(trace_coupling(at_once, IMAGE).norms) == {"0.weight"}
 
 
 def test_a_layer_used_twice_ties_its_two_sides():

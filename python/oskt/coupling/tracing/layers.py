@@ -15,6 +15,7 @@ from oskt.coupling.tracing.axes import (
     Run,
     evenly,
     freeze,
+    leaf_runs,
     multiplied,
     splits_of,
     unify,
@@ -108,7 +109,9 @@ def batch_norm(sight: Sight, op: str, args: Any, kwargs: Any, out: Any) -> None:
     )
     source = sight.look(x)
     if source.writer is not None:
-        sight.trace.norm_of[source.writer] = names
+        rows = sight.trace.parameters[source.writer].axes[0]
+        if leaf_runs(rows) == leaf_runs(axis):  # a view between may have put space among them
+            sight.trace.norm_of[source.writer] = names
     sight.put(out[0], source.axes)
 
 
