@@ -185,6 +185,48 @@ def test_modules_of_ones_own_need_their_template(tmp_path):
         WeightChain.load(tmp_path / "chain", template=nn.Linear(2, 2))
 
 
+class Fixed(nn.Module):
+    """Tensors that no group touches: a filter that no state dict has, a scale, a whole number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.scale = nn.Parameter(torch.rand(1))
+        self.register_buffer("blur", torch.rand(3, 1, 3, 3), persistent=False)
+        self.register_buffer("count", torch.tensor([3]))
+
+    def forward(self, x):
+        x = nn.functional.conv2d(x, self.blur, groups=3)
+        return self.out(torch.relu(self.conv(x))).mean((2, 3)) * self.scale * self.count
+
+
+@pytest.mark.parametrize("kind", ["oskt", "nested"])
+def test_all_of_a_chain_moves_and_whole_numbers_stay_whole(kind):
+    """`meta` is a device, too: what stays behind cannot be read there."""
+    chain = WeightChain.from_teacher(Fixed(), nets.SMALL, kind, width=0.5)
+    assert chain.verify(quiet=True) < 1e-12  # in float64
+    exact = chain.to(torch.float64)
+    assert exact.plain["scale"].dtype == torch.float64
+    assert exact.plain["count"].dtype == torch.int64
+    assert exact.student(width=0.5)(nets.SMALL.double()).dtype == torch.float64
+    [away] = ChainLadder([chain]).to("meta").chains
+    numbers = (away.weights, away.vectors, away.statistics, *away.plain.values())
+    assert all(tensor.is_meta for tensor in (*numbers, *away.template.buffers()))
+    assert chain.plain["scale"].dtype == torch.float32  # the chain itself is as it was
+    assert chain.template.blur.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["oskt", "nested"])
+def test_chains_without_statistics_have_the_dtype_of_their_teacher(kind, tmp_path):
+    teacher, images = nets.Gate().double(), nets.SMALL.double()
+    chain = WeightChain.from_teacher(teacher, images, kind, width=0.5)
+    chain.save(tmp_path / "chain")
+    for one in (chain, WeightChain.load(tmp_path / "chain", template=teacher)):
+        sections = (one.weights, one.vectors, one.statistics)
+        assert {section.dtype for section in sections} == {torch.float64}
+    assert torch.equal(one.weights, chain.weights)
+
+
 def test_damaged_files(chain, tmp_path):
     path = tmp_path / "chain.safetensors"
     chain.save(path)

@@ -3,6 +3,7 @@ is frozen with its reason. Never silently wrong."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -16,6 +17,7 @@ import zoo_tokens
 from oskt.chain import WeightChain
 from oskt.chain.verification import TOLERANCE
 from oskt.coupling import Coupling
+from oskt.coupling.clustering import ROWS
 from oskt.students import recalibrate
 
 CASES = zoo_tokens.CASES
@@ -167,6 +169,17 @@ def test_budgets_keep_the_proportion(name, shape):
 def test_couplings_survive_json(name):
     coupling = chain(name, "oskt").coupling
     assert Coupling.from_json(json.loads(json.dumps(coupling.to_json()))) == coupling
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("name", ["timm ViT", "tied embedding"])
+def test_chains_of_float64_teachers_are_float64(name, rows):
+    """Groups that no weight writes, too: of them nothing but the order of channels is known."""
+    module, images = copy.deepcopy(teacher(name)).double(), CASES[name][1]
+    if images.is_floating_point():
+        images = images.double()
+    chain = WeightChain.from_teacher(module, images, width=1 / 2, rows=rows, check=False)
+    assert chain.weights.dtype == chain.vectors.dtype == chain.statistics.dtype == torch.float64
 
 
 def test_groups_of_a_shuffle_are_the_true_ones():

@@ -237,6 +237,7 @@ class WeightChain(Sizes):
             meta: kind, spec and what else is known, JSON values.
         """
         tensors = module.state_dict()
+        like = next((t for t in tensors.values() if t.is_floating_point()), torch.empty(0))
         partitions = {
             name: replace(partition, measured=()) if isinstance(partition, MergeTree) else partition
             for name, partition in partitions.items()
@@ -244,9 +245,7 @@ class WeightChain(Sizes):
 
         def section(roles: Sequence[str]) -> Tensor:
             layouts = coupling.layouts_of(roles)
-            if not layouts:
-                return torch.empty(0)
-            flat = torch.cat([tensors[layout.name].detach().flatten() for layout in layouts])
+            flat = expansion.flat((tensors[layout.name].detach() for layout in layouts), like)
             plan = expansion.plan(reading.chain(coupling, partitions, layouts))
             return oskt_ext.expand(flat, plan.to(flat.device))
 
@@ -466,10 +465,21 @@ class WeightChain(Sizes):
     # -- files ----------------------------------------------------------------------------------
 
     def to(self, *args: Any, **kwargs: Any) -> WeightChain:
-        """The chain on another device or in another dtype (as Tensor.to)."""
+        """The chain on another device or in another dtype (as Tensor.to); whole numbers stay so."""
         moved = copy.copy(self)
         for name in ("weights", "vectors", "statistics"):
             setattr(moved, name, getattr(self, name).to(*args, **kwargs))
+        device = moved.weights.device
+
+        def move(tensor: Tensor) -> Tensor:
+            if tensor.is_meta:  # of the template, which is structure
+                return tensor
+            floating = tensor.is_floating_point()
+            return tensor.to(*args, **kwargs) if floating else tensor.to(device)
+
+        moved.plain = {name: move(tensor) for name, tensor in self.plain.items()}
+        if self.template is not None:  # buffers that no state dict has, such as fixed filters
+            moved.template = copy.deepcopy(self.template)._apply(move)
         return moved
 
     def save(
@@ -506,9 +516,8 @@ class WeightChain(Sizes):
         rows = expansion.split(self.weights, {t.name: self.source_shape(t) for t in layouts})
         lean = copy.copy(self)
         lean.absent = tuple(sorted({*self.absent, *self.coupling.training_only}))
-        lean.weights = torch.cat(
-            [part.flatten() for name, part in rows.items() if name not in lean.absent]
-        )
+        kept = (part for name, part in rows.items() if name not in lean.absent)
+        lean.weights = expansion.flat(kept, self.weights)
         return lean
 
     @staticmethod

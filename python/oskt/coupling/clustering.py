@@ -253,7 +253,7 @@ def owned(coupling: Coupling, tensors: Mapping[str, Tensor], group: str) -> Tens
             parts.append(tensor.movedim(layout.dim, 0).reshape(size, -1))
         if [run for run, _ in layout.columns] == [group] and layout.groups == 1:
             parts.append(tensor.transpose(0, 1).reshape(size, -1))
-    return _side_by_side(parts, size)
+    return _side_by_side(parts, size, tensors)
 
 
 def _rows(
@@ -276,12 +276,13 @@ def _rows(
             elif kind == "folded":
                 part = part / part.square().sum(1).mean().sqrt().clamp_min(1e-12)
             parts.append(part)
-    return _side_by_side(parts, group.size)
+    return _side_by_side(parts, group.size, tensors)
 
 
-def _side_by_side(parts: list[Tensor], size: int) -> Tensor:
+def _side_by_side(parts: list[Tensor], size: int, tensors: Mapping[str, Tensor]) -> Tensor:
     if not parts:  # of no weight: nothing but the order of channels is known
-        return torch.eye(size)
+        like = next(t for t in tensors.values() if t.is_floating_point())
+        parts = [torch.eye(size, dtype=like.dtype, device=like.device)]
     rows = torch.cat(parts, dim=1)
     return rows if rows.dtype == torch.float64 else rows.float()
 
