@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import nets
 import numpy as np
 import pytest
@@ -164,6 +166,38 @@ def test_weighted_group_norm_and_channels_first():
 
     layer = nets.varied(ChannelsFirst(4).double())
     torch.testing.assert_close(WeightedNorm(layer, torch.full((4,), 0.25))(x), layer(x))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "norm", [lambda: nn.LayerNorm(96), lambda: nn.RMSNorm(96), lambda: nn.GroupNorm(3, 96)]
+)
+def test_weighted_norms_compute_halves_in_float32(norm, dtype, autocast):
+    """Of numbers far from 0 whose squares float16 does not hold, under shares that it rounds. What
+    the parameters and the shares say in half precision is taken for exact: the reference has it."""
+    torch.manual_seed(0)
+    layer = nets.varied(norm())
+    groups = getattr(layer, "num_groups", 1)
+    share = torch.rand(groups, 96 // groups) + 0.5
+    narrow = WeightedNorm(layer, (share / share.sum(1, keepdim=True)).flatten())
+    narrow = narrow if autocast else narrow.to(dtype)
+    x = (torch.randn(4, 96) * 100 + 1000).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        result = narrow(x)
+    assert result.dtype == dtype
+    reference = copy.deepcopy(narrow).double()(x.double())
+    # Rounded once, to half an eps. Before, the mean of 96 numbers near 1000 is off by at most
+    # 96 * 1000 * 2^-24, over a deviation of 75 at least, times a gamma of at most 1.5.
+    rounding = torch.finfo(dtype).eps / 2
+    torch.testing.assert_close(result.double(), reference, rtol=rounding, atol=96 * 20 * 2**-24)
+
+
+def test_a_norm_without_eps_takes_that_of_float32_as_torch_does():
+    layer, x = nn.RMSNorm(8), torch.randn(4, 8).half() * 1e-3
+    even = WeightedNorm(layer.half(), torch.full((8,), 1 / 8))
+    # both round once, from float32
+    torch.testing.assert_close(even(x), layer(x), rtol=2**-10, atol=0)
 
 
 def test_plain_norms_stay_where_all_channels_count_the_same():

@@ -19,7 +19,8 @@ class WeightedNorm(nn.Module):
     """A layer, RMS or group norm whose statistics weigh channel i by share[i].
 
     mean = sum_i share_i x_i and var = sum_i share_i (x_i - mean)^2 (RMS: mean 0); over space and
-    within every group of a group norm. Equal shares give the plain norm.
+    within every group of a group norm. Equal shares give the plain norm. Halves are computed with
+    in float32, as torch's norms do (autocast leaves that alone), and the result is of x's dtype.
 
     Args:
         norm: the norm to stand in for; its parameters are taken over, under their names.
@@ -45,18 +46,21 @@ class WeightedNorm(nn.Module):
         self.register_buffer("share", share)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.movedim(self.dim, -1)
-        share = self.share.to(x.dtype).unflatten(0, (self.groups, -1))
-        parts = x.unflatten(-1, (self.groups, -1))
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        share = self.share.to(wide).unflatten(0, (self.groups, -1))
+        share = share / share.sum(
+            -1, keepdim=True
+        )  # kept in half precision they no longer sum to 1
+        parts = x.to(wide).movedim(self.dim, -1).unflatten(-1, (self.groups, -1))
         centred = parts - self._mean(parts * share) if self.centred else parts
         variance = self._mean(centred.square() * share)
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        eps = torch.finfo(wide).eps if self.eps is None else self.eps
         y = (centred * torch.rsqrt(variance + eps)).flatten(-2)
         if self.weight is not None:
             y = y * self.weight
         if self.bias is not None:
             y = y + self.bias
-        return y.movedim(-1, self.dim)
+        return y.movedim(-1, self.dim).to(x.dtype)
 
     def _mean(self, parts: Tensor) -> Tensor:
         """(B, *space, groups, n) -> (B, *space or 1s, groups, 1)."""
