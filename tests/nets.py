@@ -127,6 +127,17 @@ class Flipped(nn.Module):
         return self.out(torch.relu(self.b(torch.flip(self.a(x), (1,))))).mean((2, 3))
 
 
+class Rolled(nn.Module):
+    """A roll without dimensions moves entries through all of them, channels too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.out(torch.relu(torch.roll(self.a(x), 3))).mean((2, 3))
+
+
 class SoftmaxOverChannels(nn.Module):
     """A softmax weighs channels against each other: merging them changes it."""
 

@@ -71,8 +71,10 @@ def restride(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None
 def along(sight: Sight, op: str, args: Any, kwargs: Any, out: Tensor) -> None:
     """Entries move along the named dimensions: roll, flip. Channels there lose their place."""
     seen = sight.look(args[0])
-    dims = args[-1] if isinstance(args[-1], (list, tuple)) else list(range(out.dim()))
-    for dim in dims:
+    if op == "aten.roll" and len(args) < 3:  # no dimensions: from one row to the next
+        sight.opaque(op, [args[0]], [out])
+        return
+    for dim in args[-1]:
         axis = sight.plain(args[0], dim).axes[dim]
         if axis is not None:
             freeze(axis, f"{op} is not known")
