@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from oskt import students
-from oskt.chain import WeightChain
+from oskt import edge, students
+from oskt.chain import ChainLadder, WeightChain
 from oskt.files.checkpoint import read_tensors, write_tensors
 from oskt.files.tensor_file import CHAIN
 from oskt.models.resnet import ResNet
@@ -370,6 +370,20 @@ def test_what_one_kind_has_and_the_other_not(chain):
         NestedModel(teacher, published)
     with pytest.raises(ValueError, match=r"JointModel: chain must be of kind 'oskt', got 'nested'"):
         JointModel(teacher, chain)
+
+
+@pytest.mark.parametrize("kind", ["oskt", "nested"])
+def test_a_chain_of_a_teacher_that_is_frozen_keeps_its_kind(kind, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 2, 1))
+    chain = WeightChain.from_teacher(net, SMALL, kind)
+    chain.save(tmp_path / "chain")
+    back = WeightChain.load(tmp_path / "chain", template=net)
+    for one in (chain, back, edge.load(tmp_path / "chain")):
+        assert (one.groups, one.kind) == ({}, kind)
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(back.student(width=0.5)(images), net(images))
+    with pytest.raises(ValueError, match=r"ladder: chains must have a group whose width can chan"):
+        ChainLadder.from_teacher(net, SMALL, kind=kind)
 
 
 def test_norm_says_nothing_of_a_nested_chain(chain):

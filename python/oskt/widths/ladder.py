@@ -64,6 +64,11 @@ class Ladder(Generic[AnyChain]):
                     "ladder: chains must have the channel groups of one teacher, got different "
                     "ones. Make them of one module with one check."
                 )
+            if not below.groups:
+                raise ValueError(
+                    "ladder: chains must have a group whose width can change, got none. "
+                    "Their coupling.groups say why each is frozen; one chain is the teacher."
+                )
             narrow, wide = self.own_widths(below), self.own_widths(above)
             if narrow == wide:  # nested chains may differ in where they begin
                 narrow, wide = below.widths, above.widths

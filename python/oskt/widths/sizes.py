@@ -41,8 +41,9 @@ class Sizes:
 
     @property
     def kind(self) -> str:
-        """ "oskt" or "nested"."""
-        return "nested" if self.trees else "oskt"
+        """ "oskt" or "nested": by its partitions or, where no group is free, as it was made."""
+        nested = self.trees if self.partitions else self.meta.get("kind") == "nested"
+        return "nested" if nested else "oskt"
 
     @property
     def trees(self) -> dict[str, MergeTree]:
