@@ -15,6 +15,7 @@ from torch import nn
 from oskt.chain import ChainLadder, WeightChain
 from oskt.coupling.clustering import ROWS
 from oskt.models.resnet import ResNet
+from oskt.students import replace_classifier
 
 IMAGES = torch.zeros(2, 3, 64, 32)
 
@@ -183,6 +184,20 @@ def test_modules_of_ones_own_need_their_template(tmp_path):
         WeightChain.load(tmp_path / "chain").student(width=0.5)
     with pytest.raises(ValueError, match=r"load: template must have the tensors of the chain in"):
         WeightChain.load(tmp_path / "chain", template=nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("kind", ["oskt", "nested"])
+def test_what_becomes_of_the_teacher_is_nothing_to_its_chain(kind, tmp_path):
+    teacher = ResNet(18, in_planes=4, num_classes=3)
+    chain = WeightChain.from_teacher(teacher, IMAGES, kind, check=False)
+    again = chain.transferred(teacher)
+    replace_classifier(teacher, 5)
+    chain.meta["spec"]["pooling"] = "gem"
+    assert teacher.spec["pooling"] == again.meta["spec"]["pooling"] == "avg"
+    for one in (chain, again):
+        assert one.meta["spec"]["num_classes"] == 3
+    again.save(tmp_path / "chain", classifier=True)
+    assert WeightChain.load(tmp_path / "chain").student(width=0.5).classifier.out_features == 3
 
 
 class Fixed(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -37,7 +38,7 @@ class Sizes:
         self.coupling = coupling
         self.partitions = dict(partitions)
         self.absent = tuple(absent)
-        self.meta = dict(meta or {})
+        self.meta = copy.deepcopy(dict(meta or {}))  # the teacher's spec is in it, and may change
 
     @property
     def kind(self) -> str:
