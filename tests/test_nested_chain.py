@@ -392,6 +392,12 @@ def test_norm_says_nothing_of_a_nested_chain(chain):
     assert all(torch.equal(exact[n], t) for n, t in chain.expand(sizes).items())
 
 
+def test_cosines_of_one_gallery_are_not_to_be_had_of_a_nested_chain(chain):
+    for source in (chain, ChainLadder([chain])):
+        with pytest.raises(ValueError, match=r"'cosine' must be of a published chain, got kind 'n"):
+            source.student(width=0.5, norm="cosine")
+
+
 def test_truncated_widths_out_of_range(chain):
     with pytest.raises(ValueError, match=r"width must be in \(0, 1\], got 0"):
         chain.truncated(0)

@@ -363,21 +363,27 @@ class WeightChain(Sizes):
                 in float32, and measured milliseconds for one image.
             device: where latency is measured, or an oskt.widths.latency.Meter, which remembers.
             shape: of a student by budget: "uniform", "sensitivity" or curves (see Sizes.resolve).
-            norm: "interpolate", "exact" (see expand) or "cosine": exact, and the channels of the
-                embedding scaled by 1/sqrt(copies), so that cosines too are the S-Student's:
-                students of every width then search one another's galleries.
+            norm: "interpolate", "exact" (see expand) or, of a published chain, "cosine": exact, and
+                the channels of the embedding scaled by 1/sqrt(copies), so that cosines too are the
+                S-Student's: students of every width then search one another's galleries.
 
         Returns:
             A module of the teacher's class in evaluation mode, with `widths` as an attribute and,
             if latency was limited, `latency`: what was measured (oskt.widths.latency.Latency).
 
         Raises:
-            ValueError: a chain without a template, unknown norm, or see Sizes.resolve.
+            ValueError: a chain without a template, unknown norm, "cosine" of a nested chain, or see
+                Sizes.resolve.
         """
         if self.template is None:
             raise ValueError(
                 "WeightChain.student: template must be known to build a module, got a chain "
                 f"without one (spec {self.meta.get('spec')}). Pass template= to WeightChain.load."
+            )
+        if norm == "cosine" and self.kind == "nested":
+            raise ValueError(
+                "WeightChain.student: norm 'cosine' must be of a published chain, got kind "
+                "'nested'. Its students compute functions of their own: leave norm out."
             )
         timer = None if latency_ms is None else self._timer(device)
         sizes = self.resolve(
