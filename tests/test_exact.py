@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from oskt import WeightChain, edge, students
 from oskt.chain.verification import TOLERANCE
 from oskt.files import progressive
-from oskt.files.checkpoint import save_model
+from oskt.files.checkpoint import save_model, write_tensors
+from oskt.files.tensor_file import MODEL
 from oskt.models import ResNet, VisionTransformer
 from oskt.norms import WeightedNorm
 
@@ -232,6 +233,23 @@ def test_exact_students_come_back_from_their_files(tmp_path):
     assert {*tensors} - {*arrays} == {"classifier.weight"}
     for name, array in arrays.items():
         np.testing.assert_allclose(array, tensors[name].numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("norm9.share", 'got Unexpected key.*"norm9.share"'),  # no such layer
+        ("norm.weight.share", 'got Unexpected key.*"norm.weight.share"'),  # of a tensor
+        ("patch_embed.proj.share", 'got Unexpected key.*"patch_embed.proj.share"'),  # no norm
+        ("norm.share", "got size mismatch for norm.share"),  # not as long
+    ],
+)
+def test_weights_of_a_norm_that_is_not_there_are_refused(tmp_path, name, message):
+    path, teacher = tmp_path / "teacher", transformer()
+    tensors = {**teacher.state_dict(), name: torch.full((7,), 1 / 7)}
+    write_tensors(path, MODEL, tensors, {"spec": teacher.spec, "tied": {}})
+    with pytest.raises(ValueError, match=f"^load_model: .*/teacher must hold .*{message}"):
+        students.load_model(path)
 
 
 def test_cosines_need_a_network_that_can_be_scaled():

@@ -90,14 +90,16 @@ def weigh(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         tensors: by state-dict name; `PATH.share` belongs to the weighted norm at PATH.
 
     Returns:
-        The module. Norms of other classes than torch's stay as they are.
+        The module. Norms of other classes than torch's stay as they are; a share that belongs to no
+        norm, or is not as long, is left for load_state_dict to refuse.
     """
     known = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+    modules = dict(module.named_modules())
     for name in set(tensors).difference(module.state_dict()):
         path, _, leaf = name.rpartition(".")
-        norm = module.get_submodule(path)
-        if leaf == reading.SHARE and isinstance(norm, known):
+        norm = modules.get(path)
+        if leaf == reading.SHARE and isinstance(norm, known) and norm.weight is not None:
             parent, _, own = path.rpartition(".")
-            share = torch.empty_like(tensors[name], device="meta")
+            share = torch.empty_like(norm.weight, device="meta")
             module.get_submodule(parent).add_module(own, WeightedNorm(norm, share))
     return module
