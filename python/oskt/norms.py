@@ -48,9 +48,7 @@ class WeightedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         share = self.share.to(wide).unflatten(0, (self.groups, -1))
-        share = share / share.sum(
-            -1, keepdim=True
-        )  # kept in half precision they no longer sum to 1
+        share = share / share.sum(-1, keepdim=True)  # in half precision they do not sum to 1
         parts = x.to(wide).movedim(self.dim, -1).unflatten(-1, (self.groups, -1))
         centred = parts - self._mean(parts * share) if self.centred else parts
         variance = self._mean(centred.square() * share)
