@@ -193,3 +193,5 @@ def test_replace_classifier(joint):
     replace_classifier(student, 9)
     assert student(torch.randn(SHAPE))[1].shape == (4, 9)
     assert student.spec["num_classes"] == 9
+    replace_classifier(student.double(), 7)
+    assert student(torch.randn(SHAPE).double())[1].shape == (4, 7)

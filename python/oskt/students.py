@@ -99,7 +99,8 @@ def replace_classifier(model: nn.Module, num_classes: int) -> None:
     bottleneck = model.get_submodule("bottleneck")
     assert isinstance(bottleneck, nn.BatchNorm1d)
     features = getattr(model, "feature_dim", bottleneck.num_features)
-    fresh = nn.Linear(features, num_classes, bias=False, device=bottleneck.weight.device)
+    like = {"device": bottleneck.weight.device, "dtype": bottleneck.weight.dtype}
+    fresh = nn.Linear(features, num_classes, bias=False, **like)
     nn.init.normal_(fresh.weight, std=0.001)
     model.classifier = fresh
     spec = getattr(model, "spec", None)

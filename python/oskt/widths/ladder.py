@@ -160,8 +160,9 @@ class Ladder(Generic[AnyChain]):
 
     def share(self, chain: AnyChain) -> float:
         """Channels of a published chain's S-Student, or of a nested chain at its full width, over
-        the teacher's, all groups together."""
-        return sum(self.own_widths(chain).values()) / max(1, sum(self.groups.values()))
+        the teacher's, all groups together; 1 where no width can change."""
+        channels = sum(self.groups.values())
+        return sum(self.own_widths(chain).values()) / channels if channels else 1.0
 
 
 def within(inner: Mapping[str, int], outer: Mapping[str, int]) -> bool:
