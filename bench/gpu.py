@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,14 +40,22 @@ TESTS_SHARE = 0.5  # of what the build leaves; the benchmarks have the rest
 Counts = dict[str, "int | bool"]
 
 
-def build() -> None:
-    """Build in place, for the GPU of this machine alone, because that is the quickest."""
+def build() -> bool:
+    """Build in place, for the GPU of this machine alone, because that is the quickest; whether it
+    was built. What the compiler says stands on the terminal."""
     major, minor = torch.cuda.get_device_capability()
     environment = {"OSKT_WITH_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, check=True, timeout=BUILD_SECONDS
+    status = run_within(BUILD_SECONDS, command, **environment)
+    if status == 0:
+        return True
+    got = f"{BUILD_SECONDS} s without an end" if status is None else f"exit status {status}"
+    print(
+        f"make gpu: `{' '.join(command[1:])}` must build the extension, got {got}. "
+        "The compiler's last lines above say why.",
+        file=sys.stderr,
     )
+    return False
 
 
 def run_tests(seconds: float, *chosen: str) -> Counts:
@@ -90,7 +97,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    build()
+    if not build():
+        return 1
     sys.path[:0] = [str(ROOT), str(ROOT / "python")]
     folder = results_folder("cuda")
 

@@ -52,8 +52,9 @@ def output_of(*command: str) -> str:
 
 def commit() -> str:
     """The commit of the checkout, marked when its sources (results aside) were changed since."""
+    head = output_of("git", "rev-parse", "HEAD")
     changes = output_of("git", "diff", "HEAD", "--name-only", "--", ".", ":!bench/results")
-    return output_of("git", "rev-parse", "HEAD") + ("-modified" if changes else "")
+    return head + ("-modified" if changes and head != "unknown" else "")
 
 
 def machine_name(device: str) -> str:
@@ -135,7 +136,7 @@ def quantiles(times: list[float]) -> tuple[float, float]:
 
 
 def run_within(seconds: float, command: list[str], **environment: str) -> int | None:
-    """The exit status of a pytest command, None where it had to be stopped.
+    """The exit status of a command, None where it had to be stopped.
 
     It is stopped as by Ctrl-C, on which pytest still reports what has run until then.
     """

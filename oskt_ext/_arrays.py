@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Plan = TypeVar("Plan")
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
@@ -39,6 +41,39 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
         f"{op}: {name} must be a tensor or an array of numbers that speaks DLPack, got {got}. "
         "Pass a torch, NumPy or CuPy array."
     )
+
+
+def check_float(op: str, name: str, tensor: Tensor) -> None:
+    """A TypeError unless the tensor is dense and of a type that the kernels compute in."""
+    if tensor.dtype not in FLOATS:
+        raise TypeError(
+            f"{op}: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}. "
+            "Convert it with .float()."
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(
+            f"{op}: {name} must be dense, got {tensor.layout}. Convert it with .to_dense()."
+        )
+
+
+def check_no_tangent(op: str, name: str, tensor: Tensor) -> None:
+    """A NotImplementedError in forward mode, where torch would take a result's tangent for 0."""
+    if torch.compiler.is_compiling():
+        return
+    _, tangent = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    if tangent is not None:
+        raise NotImplementedError(
+            f"{op}: {name} must have no tangent, got one of forward-mode differentiation. "
+            "Differentiate in reverse, with backward() or torch.autograd.grad."
+        )
+
+
+def as_int(value: Any) -> int | None:
+    """A whole number of Python or NumPy as an int, a torch.SymInt as it is, anything else None."""
+    if isinstance(value, np.integer):
+        return int(value)
+    whole = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    return value if whole else None
 
 
 def restorer(value: Any) -> Callable[[Tensor], Any]:

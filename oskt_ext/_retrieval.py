@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oskt_ext._arrays import as_tensor, restorer
+from oskt_ext._arrays import as_int, as_tensor, check_float, restorer
 
 METRICS = ("cosine", "euclidean")
 
@@ -82,17 +82,18 @@ def check_metric(op: str, metric: str) -> None:
         )
 
 
-def check_max_rank(op: str, max_rank: int) -> None:
-    if not isinstance(max_rank, int) or isinstance(max_rank, bool):
-        raise TypeError(
-            f"{op}: max_rank must be an int, got {type(max_rank).__name__}. "
-            "Pass the length of the CMC, for example 50."
-        )
-    if max_rank < 1:
-        raise ValueError(
-            f"{op}: max_rank must be at least 1, got {max_rank}. "
-            "Pass the length of the CMC, for example 50."
-        )
+def check_count(op: str, name: str, value: Any, remedy: str) -> int:
+    """A whole number from 1 on, of Python or NumPy, as an int."""
+    count = as_int(value)
+    if count is None:
+        raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}. {remedy}")
+    if count < 1:
+        raise ValueError(f"{op}: {name} must be at least 1, got {count}. {remedy}")
+    return count
+
+
+def check_max_rank(op: str, max_rank: Any) -> int:
+    return check_count(op, "max_rank", max_rank, "Pass the length of the CMC, for example 50.")
 
 
 def check_labels(op: str, name: str, value: Any, count: int | None, device: torch.device) -> Tensor:
@@ -135,10 +136,7 @@ def check_finite(op: str, queries: Tensor, gallery: Tensor) -> None:
 
 def _features(op: str, name: str, value: Any) -> Tensor:
     features = as_tensor(op, name, value).detach()
-    if not features.is_floating_point():
-        raise TypeError(
-            f"{op}: {name} must be floating point, got {features.dtype}. Convert it with .float()."
-        )
+    check_float(op, name, features)
     if features.dim() != 2 or features.numel() == 0:
         raise ValueError(
             f"{op}: {name} must be of shape (rows, width), neither 0, got "

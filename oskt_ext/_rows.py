@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oskt_ext._arrays import as_tensor
+from oskt_ext._arrays import as_tensor, check_float
 
 MAX_ROWS = 16384
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_rows(op: str, rows: Any) -> list[Tensor]:
@@ -27,11 +26,7 @@ def check_rows(op: str, rows: Any) -> list[Tensor]:
         raise ValueError(f"{op}: rows must hold at least one matrix, got 0. Pass [matrix].")
     tensors = [as_tensor(op, f"rows[{b}]", value) for b, value in enumerate(rows)]
     for b, tensor in enumerate(tensors):
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(
-                f"{op}: rows[{b}] must be float64, float32, float16 or bfloat16, "
-                f"got {tensor.dtype}. Convert it with .float()."
-            )
+        check_float(op, f"rows[{b}]", tensor)
         if tensor.dim() != 2:
             raise ValueError(
                 f"{op}: rows[{b}] must be of rank 2 (N, D), got shape {tuple(tensor.shape)}. "

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oskt_ext._arrays import as_tensor
+from oskt_ext._arrays import as_tensor, check_float
 from oskt_ext._retrieval import RetrievalMetrics, check_labels, check_max_rank, summarise
 
 OP = "distance_metrics"
@@ -61,7 +61,7 @@ def distance_metrics(
         >>> result.mAP, result.cmc[:2].tolist()
         (0.75, [0.5, 1.0])
     """
-    check_max_rank(OP, max_rank)
+    max_rank = check_max_rank(OP, max_rank)
     single = isinstance(distances, Tensor) or hasattr(distances, "__dlpack__")
     chunks = [distances] if single else _iterate(distances)
     first: Any = None
@@ -117,10 +117,7 @@ def _iterate(distances: Any) -> Iterable[Any]:
 
 def _rows(chunk: Any) -> Tensor:
     rows = as_tensor(OP, "distances", chunk).detach()
-    if not rows.is_floating_point():
-        raise TypeError(
-            f"{OP}: distances must be floating point, got {rows.dtype}. Convert with .float()."
-        )
+    check_float(OP, "distances", rows)
     if rows.dim() != 2 or rows.numel() == 0:
         raise ValueError(
             f"{OP}: distances must be of shape (queries, gallery), neither 0, got "

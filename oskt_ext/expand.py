@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oskt_ext import _C
-from oskt_ext._arrays import as_tensor, moved, restorer
+from oskt_ext._arrays import as_tensor, check_float, check_no_tangent, moved, restorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +133,11 @@ def expand(chain: Any, plan: ExpansionPlan) -> Any:
     Returns:
         [plan.student_numel], dtype, device and kind of array of `chain`; never an alias of it.
         Differentiable to any order: the operator is linear and its backward is the same operator
-        on the transposed plan.
+        on the transposed plan. Not with torch.func: torch gives library operators no such rules.
 
     Raises:
         TypeError: `chain` is no floating-point array.
+        NotImplementedError: forward-mode differentiation.
         ValueError: wrong rank or length, or plan and chain on different devices.
 
     Notes:
@@ -154,10 +155,8 @@ def expand(chain: Any, plan: ExpansionPlan) -> Any:
         [2.0, 1.0, 8.0, 4.0, 2.0, 1.0]
     """
     source = as_tensor("expand", "chain", chain)
-    if not source.is_floating_point():
-        raise TypeError(
-            f"expand: chain must be floating point, got {source.dtype}. Convert it with .float()."
-        )
+    check_float("expand", "chain", source)
+    check_no_tangent("expand", "chain", source)
     if source.dim() != 1 or source.numel() != plan.source_numel:
         raise ValueError(
             f"expand: chain must be of shape ({plan.source_numel},), got {tuple(source.shape)}. "

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oskt_ext._arrays import as_tensor
+from oskt_ext._arrays import as_tensor, check_float
 from oskt_ext.refining_loss import RefiningItem, RefiningPlan, check_teacher, refining_loss
 
 
@@ -57,11 +57,7 @@ class FrozenTeacher:
     def __init__(self, teacher: Sequence[Any], plan: RefiningPlan) -> None:
         tensors = [as_tensor("FrozenTeacher", f"teacher[{i}]", t) for i, t in enumerate(teacher)]
         for i, tensor in enumerate(tensors):
-            if not tensor.is_floating_point():
-                raise TypeError(
-                    f"FrozenTeacher: teacher[{i}] must be floating point, got {tensor.dtype}. "
-                    "Convert it with .float()."
-                )
+            check_float("FrozenTeacher", f"teacher[{i}]", tensor)
             if tensor.requires_grad:
                 raise ValueError(
                     f"FrozenTeacher: teacher[{i}] must not require a gradient, got one that does. "
@@ -75,7 +71,9 @@ class FrozenTeacher:
         for tensor, item in zip(tensors, plan.items):
             members = np.bincount(item.labels, item.row_weights, minlength=item.clusters)
             counts = members.astype(np.float64)
-            mean, within = _summary(tensor.double(), item, counts, dtype)
+            with torch.inference_mode(False):  # its tensors would serve no training later
+                rows = tensor.clone() if tensor.is_inference() else tensor
+                mean, within = _summary(rows.double(), item, counts, dtype)
             self.means.append(mean)
             self.within += item.weight * within
             items.append(replace(item, labels=np.arange(item.clusters), row_weights=counts))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oskt_ext._arrays import restorer
-from oskt_ext._retrieval import check_features, check_finite, check_metric
+from oskt_ext._retrieval import check_count, check_features, check_finite, check_metric
 
 OP = "k_reciprocal"
 
@@ -142,11 +142,9 @@ def k_reciprocal(
     """
     queries, gallery = check_features(OP, query_features, gallery_features)
     check_metric(OP, metric)
-    for name, k in (("k1", k1), ("k2", k2)):
-        if not isinstance(k, int) or isinstance(k, bool):
-            raise TypeError(f"{OP}: {name} must be an int, got {type(k).__name__}. Pass a count.")
-        if k < 1:
-            raise ValueError(f"{OP}: {name} must be at least 1, got {k}. Published: k1 20, k2 6.")
+    k1, k2 = (
+        check_count(OP, name, k, "Published: k1 20, k2 6.") for name, k in (("k1", k1), ("k2", k2))
+    )
     if not 0 <= lambda_ <= 1:
         raise ValueError(f"{OP}: lambda_ must be in [0, 1], got {lambda_}. Published: 0.3.")
     check_finite(OP, queries, gallery)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from oskt_ext._arrays import as_tensor, restorer
+from oskt_ext._arrays import as_int, as_tensor, restorer
 from oskt_ext._rows import check_finite, check_gram_rows, check_rows
 
 _RANGES = {"n_init": (1, 2**16 - 1), "max_iter": (0, 2**30), "seed": (0, 2**63 - 1)}
@@ -117,14 +117,16 @@ def kmeans(
         ([0, 1, 0, 1], [[0.5], [10.5]], [1.0])
     """
     tensors = check_rows("kmeans", rows)
-    _check_k(k, tensors)
+    k = _check_k(k, tensors)
     _check_choice("metric", metric, ("euclidean", "cosine"))
     _check_choice("algorithm", algorithm, ("hartigan", "lloyd"))
     _check_choice("precision", precision, ("highest", "high"))
     if generator is not None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    for name, value in (("n_init", n_init), ("max_iter", max_iter), ("seed", seed)):
+    n_init, max_iter, seed = (
         _check_range(name, value)
+        for name, value in (("n_init", n_init), ("max_iter", max_iter), ("seed", seed))
+    )
     _check_route(route, init, tensors)
     initial_centers: list[Tensor] = []
     if isinstance(init, str):
@@ -134,7 +136,7 @@ def kmeans(
 
     centers, labels, inertia, n_iter = torch.ops.oskt_ext.kmeans.default(
         [tensor.detach().contiguous() for tensor in tensors],
-        list(k),
+        k,
         metric,
         init,
         initial_centers,
@@ -155,9 +157,13 @@ def kmeans(
     )
 
 
-def _check_k(k: Any, tensors: list[Tensor]) -> None:
-    if not isinstance(k, (list, tuple)) or not all(_is_int(value) for value in k):
-        raise TypeError(f"kmeans: k must be a list of int, got {k!r}. Pass one int per problem.")
+def _check_k(given: Any, tensors: list[Tensor]) -> list[int]:
+    entries = given if isinstance(given, (list, tuple)) else [None]
+    k = [n for n in map(as_int, entries) if n is not None]
+    if len(k) < len(entries):
+        raise TypeError(
+            f"kmeans: k must be a list of int, got {given!r}. Pass one int per problem."
+        )
     if len(k) != len(tensors):
         raise ValueError(
             f"kmeans: k must have one entry per problem ({len(tensors)}), got {len(k)}. "
@@ -169,6 +175,7 @@ def _check_k(k: Any, tensors: list[Tensor]) -> None:
                 f"kmeans: k[{b}] must be in 1 .. N = {tensor.shape[0]}, got {value}. "
                 "No cluster may be empty."
             )
+    return k
 
 
 def _check_centers(init: Any, k: Sequence[int], tensors: list[Tensor]) -> list[Tensor]:
@@ -212,16 +219,14 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"kmeans: {name} must be one of {choices}, got {value!r}. Choose one.")
 
 
-def _check_range(name: str, value: Any) -> None:
+def _check_range(name: str, value: Any) -> int:
     low, high = _RANGES[name]
-    if not _is_int(value) or value < low or value > high:
+    number = as_int(value)
+    if number is None or number < low or number > high:
         raise ValueError(
             f"kmeans: {name} must be an int in {low} .. {high}, got {value!r}. Choose another."
         )
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    return number
 
 
 @torch.library.register_fake("oskt_ext::kmeans")

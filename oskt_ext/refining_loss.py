@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oskt_ext import _C  # noqa: F401  (registers torch.ops.oskt_ext)
-from oskt_ext._arrays import as_tensor, moved, restorer
+from oskt_ext._arrays import as_tensor, check_float, check_no_tangent, moved, restorer
 
 _MAGIC = 0x6F736B7472656602  # csrc/refine/refining_loss.h, layout 2
 _TASK_ELEMENTS = 8192
@@ -186,9 +186,10 @@ def refining_loss(
 
     Returns:
         A scalar, float64 for a float64 chain and else float32, of the kind of array of `chain`.
-        Differentiable once, in `teacher` and `chain`.
+        Differentiable once, in `teacher` and `chain`; not with torch.func.
 
     Raises:
+        NotImplementedError: forward-mode differentiation.
         TypeError: `teacher` or `chain` is no floating-point array, or their dtypes differ.
         ValueError: wrong number, shape or device.
         RuntimeError: backward with create_graph=True; the loss is differentiable once.
@@ -216,6 +217,8 @@ def refining_loss(
     tensors = [as_tensor("refining_loss", f"teacher[{i}]", t) for i, t in enumerate(teacher)]
     _check_chain(flat, plan)
     check_teacher("refining_loss", tensors, plan, flat.dtype)
+    for name, tensor in (("chain", flat), *(("teacher", tensor) for tensor in tensors)):
+        check_no_tangent("refining_loss", name, tensor)
     recording = torch.is_grad_enabled()
     loss, _, _ = torch.ops.oskt_ext.refining_loss.default(
         [tensor.contiguous() for tensor in tensors],
@@ -230,11 +233,7 @@ def refining_loss(
 
 
 def _check_chain(chain: Tensor, plan: RefiningPlan) -> None:
-    if not chain.is_floating_point():
-        raise TypeError(
-            f"refining_loss: chain must be floating point, got {chain.dtype}. "
-            "Convert it with .float()."
-        )
+    check_float("refining_loss", "chain", chain)
     if chain.dim() != 1 or chain.numel() < plan.chain_numel:
         raise ValueError(
             f"refining_loss: chain must be flat with at least {plan.chain_numel} elements, "

@@ -102,7 +102,7 @@ def retrieval_metrics(
         )
     ]
     check_metric(op, metric)
-    check_max_rank(op, max_rank)
+    max_rank = check_max_rank(op, max_rank)
     check_finite(op, queries, gallery)
     cmc, precision, inverse_penalty, trapezoid = torch.ops.oskt_ext.retrieval_metrics.default(
         queries, gallery, *labels, metric, max_rank

@@ -103,15 +103,18 @@ def test_the_clock_of_a_gpu(monkeypatch):
     assert DeviceInstant() - start == pytest.approx(0.003)
 
 
-def test_a_session_on_a_gpu_machine(measure, monkeypatch, tmp_path):
+def test_a_session_on_a_gpu_machine(measure, monkeypatch, tmp_path, capsys):
     """What it runs, in which order, and what it leaves and hands over."""
     import gpu
 
-    folder, out, ran = tmp_path / "results" / "nvidia-test", tmp_path / "out", []
+    folder, out, ran, status = tmp_path / "results" / "nvidia-test", tmp_path / "out", [], 0
     folder.mkdir(parents=True)
     out.mkdir()
 
     def run_within(seconds, command, **environment):
+        if command[1] == "setup.py":
+            assert environment["OSKT_WITH_CUDA"] == "1"
+            return status
         report = Path(next(a for a in command if "=/" in a).partition("=")[2])
         if report.suffix == ".xml":
             ran.append(command[command.index("-m", 2) + 1])
@@ -126,8 +129,8 @@ def test_a_session_on_a_gpu_machine(measure, monkeypatch, tmp_path):
         monkeypatch.setattr(module, "provenance", lambda device: {"machine": "a GPU"})
         monkeypatch.setattr(module, "results_folder", lambda device: folder)
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu, "build", lambda: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("OUT", str(out))
@@ -138,3 +141,14 @@ def test_a_session_on_a_gpu_machine(measure, monkeypatch, tmp_path):
     assert verified["verified"]
     assert verified["tests"] == {"passed": 4, "failed": 0, "skipped": 1, "finished": True}
     assert [path.name for path in out.iterdir()] == ["nvidia-test.zip"]
+    ran.clear()
+    status = 2
+    assert gpu.main() == 1
+    assert not ran
+    said = capsys.readouterr().err
+    assert "make gpu: `setup.py -q build_ext --inplace` must build the extension, got exit" in said
+
+
+def test_sources_without_a_repository_have_no_commit(measure, monkeypatch):
+    monkeypatch.setattr(measure, "output_of", lambda *command: "unknown")
+    assert measure.commit() == "unknown"

@@ -219,6 +219,14 @@ def test_rows_come_back_and_the_last_of_equal_labels_stands(tmp_path):
     newer = replace(ROWS[2], trained={"mAP": 0.9, "rank1": 0.9})
     write_rows(path, [*ROWS, newer])
     assert read_rows(path) == [*ROWS[:2], newer, *ROWS[3:]]
+    changed = [replace(r, date="2026-02-01", settings={"recipe": {"temperature": 6}}) for r in ROWS]
+    write_rows(path, [*ROWS[:3], changed[3], *ROWS[4:]])  # of two seeds one was found anew
+    assert read_rows(path) == [*ROWS[:3], changed[3], *ROWS[5:]]
+    seeds = [
+        replace(r, settings={"data": {"few_shot": [0.1, r.seed]}, "seed": r.seed}) for r in ROWS
+    ]
+    write_rows(path, seeds)
+    assert read_rows(path) == seeds
     for line in ("[1]", '{"table": "sizes"}', "{"):
         path.write_text(path.read_text().splitlines()[0] + f"\n{line}\n")
         with pytest.raises(ValueError, match=r"sizes.jsonl' line 2 must be a row of a table, got"):

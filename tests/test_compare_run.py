@@ -303,18 +303,19 @@ def test_time_and_scores_are_read_from_a_log(tmp_path):
     def step(epoch, step, images_per_s):
         return {"kind": "step", "epoch": epoch, "step": step, "images_per_s": images_per_s}
 
+    batch = {"recipe": {"identities": 2, "instances": 2}, "world_size": 2}
     records = [
-        {"kind": "start", "commit": "first"},
+        {"kind": "start", "commit": "first", **batch},
         step(1, 4, 16.0),  # 4 steps of 8 images: 2 s
         {"kind": "epoch", "epoch": 1, "scored/mAP": 0.25, "scored/seconds": 1.5},
         step(2, 2, 8.0),  # 2 s, the evaluation's 1.5 s among them
-        {"kind": "start", "commit": "second"},  # gone on with
+        {"kind": "start", "commit": "second", **batch},  # gone on with
         step(2, 4, 16.0),  # 1 s
         {"kind": "epoch", "epoch": 2, "scored/mAP": 0.5, "scored/seconds": 9.0},  # after the end
         {"kind": "end"},
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    found = spent(tmp_path, SCALE.student)
+    found = spent(tmp_path)
     assert found.steps == 8
     assert found.seconds == 2 + (2 - 1.5) + 1
     assert found.commit == "first, second"
@@ -367,6 +368,15 @@ def test_few_identities_make_smaller_batches(tmp_path):
     rows = read_rows(tmp_path / "few-shot.jsonl")
     assert {row.scenario for row in rows} == {"a -> b", "a -> c", "b -> c"}
     assert all(row.trained is not None and row.steps > 0 for row in rows)
+    batches = set()
+    for log in (tmp_path / "work").glob("student-*/log.jsonl"):
+        start, *records = [json.loads(line) for line in log.read_text().splitlines()]
+        images = start["recipe"]["identities"] * start["recipe"]["instances"]
+        batches.add(images)
+        epochs = [r for r in records if r["kind"] == "step"]  # one report of each
+        seconds = sum(epoch["step"] * images / epoch["images_per_s"] for epoch in epochs)
+        assert spent(log.parent).seconds == pytest.approx(seconds)
+    assert batches == {4, 8}
 
 
 def test_a_chain_goes_on_on_the_students_data(tmp_path, monkeypatch):

@@ -322,7 +322,7 @@ def test_bad_area():
 
 def test_bad_calls():
     plan = ExpansionPlan([(plain_map(), IndexMap.identity(1), 1)])
-    with pytest.raises(TypeError, match="expand: chain must be floating point"):
+    with pytest.raises(TypeError, match="expand: chain must be float64, float32, float16 or"):
         expand(torch.zeros(3, dtype=torch.int64), plan)
     with pytest.raises(ValueError, match=r"expand: chain must be of shape \(3,\), got \(4,\)"):
         expand(torch.zeros(4), plan)
@@ -346,3 +346,11 @@ def test_docstring_examples():
     result = doctest.testmod(module)
     assert result.failed == 0
     assert result.attempted > 0
+
+
+def test_forward_mode_is_refused():
+    plan = ExpansionPlan([(plain_map(), IndexMap.identity(1), 1)])
+    with pytest.raises(NotImplementedError, match="expand: chain must have no tangent, got one"):
+        torch.func.jvp(lambda chain: expand(chain, plan), (torch.ones(3),), (torch.ones(3),))
+    with pytest.raises(RuntimeError, match="functorch"):
+        torch.func.grad(lambda chain: expand(chain, plan).sum())(torch.ones(3))

@@ -107,13 +107,27 @@ def test_numpy_and_an_empty_plan():
     assert FrozenTeacher([], RefiningPlan([])).refining_loss(torch.zeros(3)) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_made_in_inference_mode_it_serves_training(dtype):
+    with torch.inference_mode():
+        teacher = [torch.tensor([[1.0, 2.0], [3.0, 6.0]], dtype=dtype) + 0]
+        frozen = FrozenTeacher(teacher, RefiningPlan([RefiningItem([0, 0], 1, 2, 0)]))
+    chain = torch.zeros(2, dtype=dtype, requires_grad=True)
+    loss = frozen.refining_loss(chain)
+    loss.backward()
+    assert loss == 50
+    assert chain.grad.tolist() == [-8.0, -16.0]
+
+
 def test_bad_calls():
     plan = RefiningPlan([RefiningItem([0, 0], 1, 3, 0)])
     with pytest.raises(
         ValueError, match=r"FrozenTeacher: teacher\[0\] must not require a gradient"
     ):
         FrozenTeacher([torch.zeros(2, 3, requires_grad=True)], plan)
-    with pytest.raises(TypeError, match=r"FrozenTeacher: teacher\[0\] must be floating point"):
+    with pytest.raises(
+        TypeError, match=r"FrozenTeacher: teacher\[0\] must be float64, float32, float16 or"
+    ):
         FrozenTeacher([torch.zeros(2, 3, dtype=torch.long)], plan)
     with pytest.raises(ValueError, match="FrozenTeacher: teacher must have 1 tensors"):
         FrozenTeacher([], plan)

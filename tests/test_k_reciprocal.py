@@ -283,7 +283,7 @@ def test_opcheck(device, dtype):
     ("position", "value", "error", "message"),
     [
         (0, lambda t: [[1.0]], TypeError, "query_features must be a tensor or an array.*got list"),
-        (1, lambda t: t.long(), TypeError, "gallery_features must be floating point"),
+        (1, lambda t: t.long(), TypeError, "gallery_features must be float64, float32, float16 or"),
         (0, lambda t: t[:0], ValueError, r"query_features must be of shape.*got \(0, 12\)"),
         (1, lambda t: t[:, :2], ValueError, "gallery_features must be of width 12, got 2"),
         (1, lambda t: t.float(), TypeError, "gallery_features must be torch.float64, got"),
@@ -354,3 +354,9 @@ def test_direct_calls_refuse_nan(metric):
 
 def test_docstring_example():
     assert doctest.testmod(sys.modules["oskt_ext.k_reciprocal"]).failed == 0
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    features = problem(4, 6)
+    found = k_reciprocal(*features, k1=np.int64(3), k2=np.int32(2)).distances()
+    assert torch.equal(found, k_reciprocal(*features, k1=3, k2=2).distances())

@@ -404,6 +404,7 @@ ERRORS = [
     ([X, X.to("meta")], [2, 2], {}, ValueError, r"rows\[1\] must have the device of rows\[0\]"),
     ([X], 2, {}, TypeError, r"k must be a list of int, got 2"),
     ([X], [2.0], {}, TypeError, r"k must be a list of int, got \[2\.0\]"),
+    ([X], [True], {}, TypeError, r"k must be a list of int, got \[True\]"),
     ([X], [2, 2], {}, ValueError, r"k must have one entry per problem \(1\), got 2"),
     ([X], [0], {}, ValueError, r"k\[0\] must be in 1 \.\. N = 6, got 0"),
     ([X], [7], {}, ValueError, r"k\[0\] must be in 1 \.\. N = 6, got 7"),
@@ -468,3 +469,9 @@ def test_docstring():
     results = doctest.testmod(sys.modules["oskt_ext.kmeans"])  # the name is the function's
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    plain = kmeans([X], [2], n_init=2, seed=3)
+    options = {"n_init": np.int32(2), "seed": np.uint64(3)}
+    assert torch.equal(kmeans([X], [np.int64(2)], **options).labels[0], plain.labels[0])

@@ -8,6 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from oskt_ext import RefiningPlan, refining_loss
 from oskt_ext.reference import refining_loss as refining_loss_reference
@@ -287,7 +288,9 @@ def test_overlapping_items():
 def test_bad_calls():
     plan = RefiningPlan([RefiningItem([0, 0], 1, 3, 0)])
     teacher, chain = [torch.zeros(2, 3)], torch.zeros(3)
-    with pytest.raises(TypeError, match="refining_loss: chain must be floating point"):
+    with pytest.raises(
+        TypeError, match="refining_loss: chain must be float64, float32, float16 or"
+    ):
         refining_loss(teacher, chain.long(), plan)
     with pytest.raises(ValueError, match="refining_loss: chain must be flat with at least 3"):
         refining_loss(teacher, chain[:2], plan)
@@ -297,6 +300,11 @@ def test_bad_calls():
         ValueError, match=r"refining_loss: teacher\[0\] must be of shape \(2, ...\)"
     ):
         refining_loss([torch.zeros(3, 2)], chain, plan)
+    with forward_ad.dual_level():
+        row, flat = (forward_ad.make_dual(value, value) for value in (teacher[0], chain))
+        for duals in (([row], chain), (teacher, flat)):
+            with pytest.raises(NotImplementedError, match=r"refining_loss: .* have no tangent"):
+                refining_loss(*duals, plan)
     with pytest.raises(TypeError, match=r"refining_loss: teacher\[0\] must be torch.float32"):
         refining_loss([teacher[0].double()], chain, plan)
 

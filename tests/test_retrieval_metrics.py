@@ -381,8 +381,13 @@ def with_argument(position, value):
     ("position", "value", "error", "message"),
     [
         (0, [[1.0]], TypeError, "query_features must be a tensor or an array.*got list"),
-        (0, lambda t: t.long(), TypeError, r"query_features must be floating point.*\.float\(\)"),
-        (1, lambda t: t.long(), TypeError, "gallery_features must be floating point"),
+        (
+            0,
+            lambda t: t.long(),
+            TypeError,
+            r"query_features must be float64, float32, float16 or.*\.float\(\)",
+        ),
+        (1, lambda t: t.long(), TypeError, "gallery_features must be float64, float32, float16 or"),
         (0, lambda t: t[0], ValueError, r"query_features must be of shape.*got \(3,\)"),
         (0, lambda t: t[:0], ValueError, r"query_features must be of shape.*got \(0, 3\)"),
         (1, lambda t: t[:0], ValueError, r"gallery_features must be of shape.*got \(0, 3\)"),
@@ -439,3 +444,16 @@ def test_docstring_example():
 
     module = sys.modules["oskt_ext.retrieval_metrics"]
     assert doctest.testmod(module).failed == 0
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    found = retrieval_metrics(*random_problem(), max_rank=np.int64(7))
+    assert torch.equal(found.cmc, retrieval_metrics(*random_problem(), max_rank=7).cmc)
+
+
+def test_other_kinds_of_features_are_refused():
+    queries, gallery, *labels = random_problem(dtype=torch.float32)
+    with pytest.raises(TypeError, match=r"query_features must be float64, .* got torch.float8"):
+        retrieval_metrics(queries.to(torch.float8_e4m3fn), gallery, *labels)
+    with pytest.raises(TypeError, match=r"gallery_features must be dense, got torch.sparse_coo"):
+        retrieval_metrics(queries, gallery.to_sparse(), *labels)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from oskt.report import read_log
-from oskt.train import Recipe
 
 SCORED = "scored/"  # before what an evaluation on the way found, and the seconds it took
 
@@ -26,30 +27,44 @@ class Spent:
     commit: str = ""
 
 
-def spent(folder: Path, recipe: Recipe) -> Spent:
+def spent(folder: Path) -> Spent:
     """Add up the reports of a training's log: each covers the steps since the one before it.
 
     The report after an evaluation covers its seconds, too; they are taken off.
-
-    Args:
-        folder: of the training.
-        recipe: of the training; its batch is read.
     """
     records = read_log(folder / "log.jsonl")
-    images = recipe.identities * recipe.instances
     last = max((n for n, record in enumerate(records) if record["kind"] == "step"), default=0)
-    steps, seconds, before = 0, 0.0, (0, 0)
+    steps, seconds, images, before = 0, 0.0, 0, (0, 0)
     for number, record in enumerate(records):
-        if record["kind"] == "step":
+        if record["kind"] == "start":
+            images = _images_of_step(record)
+        elif record["kind"] == "step":
             epoch, step = record["epoch"], record["step"]
             new = step - (before[1] if epoch == before[0] else 0)
             before = (epoch, step)
             steps += new
-            seconds += new * images / max(record["images_per_s"], 0.05)
+            seconds += new * _seconds_of_step(images, record)
         elif record["kind"] == "epoch" and number < last:
             seconds -= record.get(f"{SCORED}seconds", 0.0)
     commits = dict.fromkeys(r.get("commit", "") for r in records if r["kind"] == "start")
     return Spent(steps, seconds, ", ".join(filter(None, commits)))
+
+
+def seconds_of_last_steps(folder: Path) -> float:
+    """Of each step since the last report but one."""
+    *_, start = (r for r in read_log(folder / "log.jsonl") if r["kind"] == "start")
+    *_, step = (r for r in read_log(folder / "log.jsonl") if r["kind"] == "step")
+    return _seconds_of_step(_images_of_step(start), step)
+
+
+def _images_of_step(start: Mapping[str, Any]) -> int:
+    """Of all processes; fewer than the table's recipe has where identities are few."""
+    recipe = start["recipe"]
+    return int(recipe["identities"] * recipe["instances"] * start["world_size"])
+
+
+def _seconds_of_step(images: int, step: Mapping[str, Any]) -> float:
+    return float(images / max(step["images_per_s"], 0.05))
 
 
 def curve(folder: Path) -> list[list[float]]:

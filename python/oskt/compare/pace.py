@@ -12,11 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from oskt.compare import logs
 from oskt.compare.cells import Cell
 from oskt.compare.parts import Part, Student, Teacher, Trained, trained_parts, work
 from oskt.compare.rows import Row
 from oskt.compare.workshop import Workshop
-from oskt.report import read_log
 
 STEPS = 12  # that are timed, after as many in which kernels are compiled
 ROUNDS = 3
@@ -79,9 +79,7 @@ class Stopwatch(Workshop):
         with tempfile.TemporaryDirectory() as scratch:
             self._tried, self._scratch = part, Path(scratch)
             make(part)
-            last = [r for r in read_log(self._scratch / "log.jsonl") if r["kind"] == "step"][-1]
-        assert part.recipe is not None
-        return float(part.recipe.identities * part.recipe.instances / last["images_per_s"])
+            return logs.seconds_of_last_steps(self._scratch)
 
     def folder(self, part: Part) -> Path:
         return self._scratch if part is self._tried else super().folder(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,33 @@ class Row(Labels):
     def key(self) -> str:
         return self.known_by(self.settings)
 
+    @property
+    def place(self) -> tuple[str | int | float, ...]:
+        """What rows of all seeds share."""
+        return replace(self, seed=0).labels
+
+    @property
+    def seedless(self) -> Any:
+        """The settings but for seeds."""
+        return _without_seeds(self.settings)
+
+
+def _without_seeds(settings: Any) -> Any:
+    if isinstance(settings, list):
+        return [_without_seeds(value) for value in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = {name: value for name, value in settings.items() if name != "seed"}
+    if "few_shot" in kept:
+        kept["few_shot"] = kept["few_shot"][0]  # the ratio, beside the seed of the draw
+    return {name: _without_seeds(value) for name, value in kept.items()}
+
 
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a file, [] if there is none; the last of equal labels stands.
+
+    Rows that differ in more than their seed are not one method: where a recipe was changed and not
+    all seeds were found anew, those of the newest row's settings stand, and no others.
 
     Raises:
         ValueError: a line that is no row; file and line are named.
@@ -111,7 +135,10 @@ def read_rows(path: str | Path) -> list[Row]:
                 f"({error}). Delete the line; the next run finds it again."
             ) from None
         rows[row.labels] = row
-    return list(rows.values())
+    newest: dict[tuple[str | int | float, ...], Row] = {}
+    for row in rows.values():
+        newest[row.place] = max(row, newest.get(row.place, row), key=lambda one: one.date)
+    return [row for row in rows.values() if row.seedless == newest[row.place].seedless]
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:

@@ -143,9 +143,8 @@ def _find(cell: Cell, workshop: Workshop) -> Row:
             at_once = workshop.at_once(part.start, part.data)
         workshop.student(part, curve=cell.curve)
         trained = workshop.trained(part)
-        assert part.recipe is not None
         folder = workshop.folder(part)
-        own, curve = logs.spent(folder, part.recipe), logs.curve(folder)
+        own, curve = logs.spent(folder), logs.curve(folder)
         data = [_title(workshop, part.start.teacher, part.start.teacher.data)]
         data += [_title(workshop, part.start.teacher, part.data)]
     else:
@@ -179,8 +178,7 @@ def _now() -> str:
 
 
 def _shared(part: Trained, workshop: Workshop) -> dict[str, Any]:
-    assert part.recipe is not None
-    spent = logs.spent(workshop.folder(part), part.recipe)
+    spent = logs.spent(workshop.folder(part))
     kind = "refinement" if isinstance(part, AnyChain) else "teacher"
     return {
         "name": folder_name(part), "kind": kind, "steps": spent.steps,
