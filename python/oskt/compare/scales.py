@@ -68,8 +68,8 @@ class Scale:
         data: options of `make_pedestrians`; the world is the table's.
         network: the teacher, see `built`.
         teacher, refine, nested, student: recipes; `refine` of published chains, `nested` of ours.
-        rates: learning rates that the students of tables 1, 3 and 9 are trained at, each of them;
-            empty for the recipe's own alone.
+        rates: learning rates that the students of tables 1, 2, 3 and 9 are trained at, each of
+            them; empty for the recipe's own alone.
         equal_time: epochs of a student over epochs of a nested refinement such that a student of
             every size, one after the other, takes about the time of the refinement (measured for
             Model Folding: docs/lab/nested.md, section 21; 140 s beside 164 in section 28's timing).

@@ -32,7 +32,7 @@ def sizes(request: Request) -> Iterator[Cell]:
 
 
 def cross(request: Request) -> Iterator[Cell]:
-    """Table 2: teacher and refinement on one data set, students on another."""
+    """Table 2: teacher and refinement on one data set, students on another, at each rate."""
     methods, labels = request.chosen("methods", METHODS), request.chosen("sizes", SIZES)
     methods = methods if request.methods else [m for m in methods if m in TRANSFERRED]
     request.chosen("variants", [])
@@ -40,7 +40,7 @@ def cross(request: Request) -> Iterator[Cell]:
         for source, target in request.transfers():
             yield from family(
                 "cross", request.scale, source, target, seed, methods,
-                [SIZES[n] for n in labels], ("own",),
+                [SIZES[n] for n in labels], ("own",), rates=request.scale.rates,
             )  # fmt: skip
 
 
