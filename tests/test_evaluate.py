@@ -196,6 +196,18 @@ def test_embed_on_device(device):
     assert features.shape == (5, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_embed_gives_images_in_the_dtype_of_the_model(market, dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    files = ImageFiles(market.query.paths, HEIGHT, WIDTH)
+    expected = embed(model, files, progress=None)
+    features = embed(model.to(dtype), files, progress=None)
+    assert features.dtype == torch.float32
+    # a few roundings of weights, of pixels below 3 and of sums of them
+    torch.testing.assert_close(features, expected, rtol=0, atol=20 * torch.finfo(dtype).eps + 1e-6)
+
+
 def test_embed_refuses_no_images_and_wrong_outputs():
     with pytest.raises(ValueError, match="embed: images must hold at least 1 image, got 0"):
         embed(Flat(), torch.ones(0, 3, 4, 4), progress=None)

@@ -428,6 +428,19 @@ def test_a_budget_of_unequal_shares_stays_within_what_one_chain_was_trained_at(s
     assert len(stretches.untrained(mixed)) == len(mixed) - 1
 
 
+def test_curves_of_the_teacher_shape_the_students_of_every_chain(stretches):
+    """A group that is worth nothing goes first, in the chains that end below the teacher, too."""
+    curves = {g: np.linspace(-1.0, 0.0, n) for g, n in stretches.groups.items()}
+    spared = "layer4.0.conv1"
+    curves[spared] = np.zeros(stretches.groups[spared])
+    for limit in (300_000, 60_000, 15_000):
+        sizes = stretches.resolve(params=limit, shape=curves)
+        chain = stretches.chain_for(sizes)
+        assert 0.8 * limit < stretches.costs(sizes)[0] <= limit
+        assert sizes[spared] < sizes["layer4.0.conv2"]  # as wide in the teacher
+    assert chain is stretches.chains[0]
+
+
 def test_nested_ladders_are_files_that_the_edge_reads(stretches, tmp_path):
     path = tmp_path / "ladder.safetensors"
     stretches.save(path, classifier=True)

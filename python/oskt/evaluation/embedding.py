@@ -69,7 +69,8 @@ def embed(
     """Embed every image with the model in evaluation mode; its modes are restored afterwards.
 
     Args:
-        model: gives (B, F) embeddings for (B, 3, H, W) images in evaluation mode.
+        model: gives (B, F) embeddings for (B, 3, H, W) images in evaluation mode; images come in
+            the dtype of its parameters.
         images: a tensor [N, 3, H, W], or anything with a length whose items are tensors [3, H, W].
         batch_size: images per forward, >= 1.
         device: where the model is and images are sent; None takes that of the model's parameters.
@@ -96,6 +97,7 @@ def embed(
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     device = torch.device(device)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -105,7 +107,8 @@ def embed(
     try:
         with torch.inference_mode(), torch.autocast(device.type, half, enabled=amp), bar:
             for batch in _batches(images, batch_size, workers):
-                batch = batch.to(device, non_blocking=True)
+                wanted = dtype if batch.is_floating_point() else None  # whole numbers stay so
+                batch = batch.to(device, wanted, non_blocking=True)
                 output = _embeddings(model, batch)
                 if flip:
                     output = (output + _embeddings(model, batch.flip(-1))) / 2

@@ -16,7 +16,9 @@ from oskt.widths.budget import Path
 from oskt.widths.costs import Array, Costs
 from oskt.widths.merge_tree import MergeTree, Partitions
 
-Curves = Mapping[str, Array]  # free group -> [N], what widths 1..N are worth; never falling
+# Free group -> [N], what widths 1..N are worth; never falling. A chain that ends below N reads the
+# part up to its own width.
+Curves = Mapping[str, Array]
 NAMES = ("uniform", "sensitivity")
 STEPS = 32  # a group is narrowed by about so many equal steps
 
@@ -78,7 +80,7 @@ def _worth(costs: Costs, curves: Curves, group: str) -> Array:
     for name, other in costs.coupling.free.items():
         if name in curves and group in (name, other.like):
             theirs = widths * (other.size / len(widths))
-            worth += np.interp(theirs, np.arange(1, other.size + 1), curves[name])
+            worth += np.interp(theirs, np.arange(1, len(curves[name]) + 1), curves[name])
     return worth
 
 
