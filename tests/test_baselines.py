@@ -200,6 +200,30 @@ def test_folding_at_full_width_is_the_teacher(teacher, coupling, approximate_rep
         assert (student(images) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+class PreActivated(nn.Module):
+    """A block whose residual reads the stem as the block's norm does."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, images):
+        x = self.stem(images)
+        return (x + self.conv(self.norm(x).relu())).mean((2, 3))
+
+
+def test_folding_refuses_to_repair_what_more_than_the_norm_reads():
+    net = nets.varied(PreActivated()).eval()
+    coupling = trace_coupling(net, torch.zeros(2, 3, 8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(folding(net, coupling, {})(images), net(images))
+    with pytest.raises(ValueError, match=r"^folding: approximate_repair must be of a network in w"):
+        folding(net, coupling, {}, approximate_repair=True)
+
+
 def test_variance_of_a_mean_is_the_papers_formula():
     owned = torch.randn(6, 5, dtype=torch.float64)
     found = _variance_of_means(owned, Clustering(torch.tensor([0, 1, 0, 0, 2, 1]).numpy()))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from oskt.baselines.starts import complete
 from oskt.chain import WeightChain
+from oskt.chain.verification import TOLERANCE, random_inputs, randomised
 from oskt.coupling import Coupling
 from oskt.coupling.clustering import owned
 from oskt.widths import Clustering
@@ -49,7 +50,8 @@ def folding(
         The student, on the teacher's device, in evaluation mode.
 
     Raises:
-        ValueError: coupling of another network, or widths out of range.
+        ValueError: coupling of another network, widths out of range, or for Fold-AR a layer before a
+            norm that something else reads, too.
 
     Source:
         Wang et al., ICLR 2025 (arXiv 2502.10216), and the authors' code. Differences: k-means
@@ -66,7 +68,10 @@ def folding(
         True
     """
     sizes = complete("folding", teacher, coupling, widths)
-    source = _normalised(teacher, coupling) if approximate_repair else teacher
+    source = teacher
+    if approximate_repair:
+        _check_normalised(teacher, coupling)
+        source = _normalised(teacher, coupling)
     meta = {"kind": "oskt", "spec": getattr(teacher, "spec", None)}
     chain = WeightChain.of_clusters(
         source, coupling, sizes, meta, method="kmeans", rows="owned", seed=seed
@@ -92,6 +97,22 @@ def _normalised(teacher: nn.Module, coupling: Coupling) -> nn.Module:
             after[name].copy_(before[name] / sigma.view(shape))
         after[variance].fill_(1 - eps)
     return equal
+
+
+def _check_normalised(teacher: nn.Module, coupling: Coupling) -> None:
+    """Whether that network is equal: a coupling names the norm after a weight, not who else reads
+    it, such as the residual of a pre-activation block. On random numbers, in float64."""
+    images = random_inputs(coupling, torch.Generator().manual_seed(0), batch=2)
+    trial = randomised(teacher, images)
+    with torch.no_grad():
+        expected, found = trial(*images), _normalised(trial, coupling)(*images)
+    deviation = float((found - expected).abs().max() / expected.abs().max())
+    if deviation > TOLERANCE:
+        raise ValueError(
+            "folding: approximate_repair must be of a network in which nothing but the norm reads "
+            f"the layer before it, got one that divides otherwise (deviation {deviation:.1e}). "
+            "Leave it False, and measure the statistics: oskt.students.recalibrate."
+        )
 
 
 def _repair(
