@@ -241,6 +241,14 @@ def test_broken_records_are_named(tmp_path):
         load_report(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", '{"title": "T', "[]", "null", '{"title": "T"}'])
+def test_broken_reports_are_named(text, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError, match=r"^load_report: '.*report.json' must hold the records"):
+        load_report(tmp_path)
+
+
 def test_the_comparison_sorts_by_size_and_subtracts_what_it_shows():
     table = compare(ROWS)
     assert [line.model for line in table.students] == ["small", "large & slow"]
@@ -344,12 +352,12 @@ def test_the_presenter_times_stages_and_ends_on_one_screen():
     console = Console(file=io.StringIO(), width=130)
     presenter = Presenter(2, console)
     with presenter.stage("Teacher [big]"):
-        presenter.say("18 epochs")
+        presenter.say("18 epochs into runs [/old]")
     with pytest.raises(KeyError), presenter.stage("Chain"):
         raise KeyError
     presenter.summary(ROWS, {"Report": Path("demo/report.html")})
     printed = console.file.getvalue()
-    for word in ("1/2  Teacher [big]", "18 epochs", "done in", "2/2  Chain", "stopped after"):
+    for word in ("1/2  Teacher [big]", "18 epochs into runs [/old]", "done in", "2/2  Chain", "stopped after"):
         assert word in printed
     assert "demo/report.html" in printed
     assert list(presenter.seconds) == ["Teacher [big]", "Chain"]

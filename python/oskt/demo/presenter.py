@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from oskt.report.data import ResultRow
 from oskt.report.duration import duration_text
@@ -54,11 +55,12 @@ class Presenter:
             outcome = "done in"
         finally:
             self.seconds[name] = time.perf_counter() - start
-            self.say(f"[dim]{outcome} {duration_text(self.seconds[name])}[/]")
+            self.say(f"{outcome} {duration_text(self.seconds[name])}", "dim")
 
-    def say(self, text: str) -> None:
-        """A line beneath the heading of the stage; rich markup is understood."""
-        self.console.print(Padding(text, (0, 0, 0, 5), expand=False), highlight=False)
+    def say(self, text: str, style: str = "") -> None:
+        """A line beneath the heading of the stage, as it is: a path in it may hold brackets."""
+        line = Padding(Text(text, style), (0, 0, 0, 5), expand=False)
+        self.console.print(line, highlight=False)
 
     def summary(self, rows: Iterable[ResultRow], paths: Mapping[str, Path | str]) -> None:
         """The table, what it shows in words, and where things lie.

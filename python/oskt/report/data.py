@@ -175,6 +175,7 @@ def load_report(folder: str | Path) -> ReportData:
 
     Raises:
         FileNotFoundError: the folder holds no report.
+        ValueError: records that are no report's; the file is named.
     """
     folder = Path(folder)
     for name in (ROWS_FILE, DATA_FILE):
@@ -183,10 +184,20 @@ def load_report(folder: str | Path) -> ReportData:
                 f"load_report: folder must hold {ROWS_FILE} and {DATA_FILE}, got '{folder}' "
                 f"without {name}. Pass the folder of a run that wrote a report."
             )
-    rest = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+    rows = read_rows(folder / ROWS_FILE)
+    try:
+        return _report(json.loads((folder / DATA_FILE).read_text(encoding="utf-8")), rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"load_report: '{folder / DATA_FILE}' must hold the records of a report, got "
+            f"{type(error).__name__}: {error}. Run the command that wrote it again."
+        ) from error
+
+
+def _report(rest: Any, rows: tuple[ResultRow, ...]) -> ReportData:
     return ReportData(
         title=rest["title"],
-        rows=read_rows(folder / ROWS_FILE),
+        rows=rows,
         curves=rest["curves"],
         groups=tuple(
             Group(g["name"], tuple(g["sizes"]), g["inertia"], tuple(g.get("costs", ())))
