@@ -216,6 +216,16 @@ def test_errors_say_what_to_do(tmp_path):
         load_pretrained(ResNet(18, 4), tmp_path / "b.pth", pixels="half")
     with pytest.raises(ValueError, match=r"pixels must be .*got 'unit' for a VisionTransformer"):
         load_pretrained(small(), tmp_path / "b.pth", pixels="unit")
+    for stem in (torch.zeros(12, 64, 8, 8), torch.zeros(12, 100)):
+        torch.save({**state, "patch_embed.proj.weight": stem}, tmp_path / "stem.pth")
+        with pytest.raises(ValueError, match=r"patch_embed.proj in '.*stem\.pth' must be a convo"):
+            load_pretrained(small(), tmp_path / "stem.pth", pixels="half")
+        with pytest.raises(ValueError, match=r"coverage must be at least 100%.*\n  other shapes"):
+            load_pretrained(small(), tmp_path / "stem.pth", min_coverage=1)
+    del state["patch_embed.proj.bias"]
+    torch.save(state, tmp_path / "bias.pth")
+    with pytest.raises(ValueError, match=r"to take up pixels 'half', got .* and no bias\."):
+        load_pretrained(small(), tmp_path / "bias.pth", pixels="half")
 
 
 def test_half_precision_numpy_files(tmp_path):

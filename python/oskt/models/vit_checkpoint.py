@@ -43,7 +43,7 @@ def fitted(
         path: the file, for errors.
 
     Raises:
-        ValueError: positions that lie on no known grid.
+        ValueError: positions that lie on no known grid, or patches that cannot take up "half".
 
     Source: bicubic resizing as in timm (`resample_abs_pos_embed`); TransReID resizes bilinearly.
 
@@ -54,7 +54,7 @@ def fitted(
     """
     found = dict(tensors)
     if "patch_embed.proj.weight" in found:
-        _fit_patches(found, pixels)
+        _fit_patches(found, pixels, path)
     if "pos_embed" in found:
         _fit_positions(found, model, path)
     if model.dw is None and "dw.weight" in found:
@@ -65,13 +65,22 @@ def fitted(
     return found
 
 
-def _fit_patches(found: dict[str, Tensor], pixels: str) -> None:
-    weight = found["patch_embed.proj.weight"]
+def _fit_patches(found: dict[str, Tensor], pixels: str, path: str | Path) -> None:
+    weight, bias = found["patch_embed.proj.weight"], found.get("patch_embed.proj.bias")
     if weight.dim() == 2:  # the linear layer of timm's first models
         side = math.isqrt(weight.shape[1] // 3)
-        weight = weight.unflatten(1, (3, side, side))
+        if 3 * side * side == weight.shape[1]:
+            weight = weight.unflatten(1, (3, side, side))
     if pixels == "half":
-        weight, found["patch_embed.proj.bias"] = from_half(weight, found["patch_embed.proj.bias"])
+        if bias is None or weight.dim() != 4 or weight.shape[1] != 3:
+            form = "x".join(map(str, weight.shape))
+            raise ValueError(
+                f"load_pretrained: patch_embed.proj in '{path}' must be a convolution of images "
+                f"with a bias to take up pixels 'half', got weights {form} and "
+                f"{'no bias' if bias is None else 'a bias'}. Convolutional stems do not load into "
+                "this network: choose a file with patches."
+            )
+        weight, found["patch_embed.proj.bias"] = from_half(weight, bias)
     found["patch_embed.proj.weight"] = weight
 
 
