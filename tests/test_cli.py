@@ -306,6 +306,31 @@ def test_a_folder_with_a_run_is_refused_before_images_are_read(work, monkeypatch
         run(*command)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--depth", "20"], "ResNet: depth must be one of"),
+        (["--model", "vit", "--patch", "7"], "VisionTransformer: image must be"),
+        (["--pretrained", "/none.pth"], "path must be an existing file, got '/none.pth'"),
+    ],
+)
+def test_a_wrong_network_is_refused_before_images_are_read(
+    work, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(
+        "oskt.cli.stages.ReIDData", lambda *_, **__: pytest.fail("data were opened")
+    )
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run("teacher", "--data", work / "data", "--out", tmp_path / "out", *SMALL, *arguments)
+
+
+def test_rows_that_nothing_compares_are_refused(work, tmp_path):
+    nested = ("--chain", "nested", "--alpha", "0", "--rows", "published")
+    with pytest.raises(ValueError, match=r"^refine: --rows must be left out of a nested chain by"):
+        run(*refine(work, tmp_path / "out", *nested))
+    run(*refine(work, tmp_path / "out", *nested, "--method", "ward"))
+
+
 def test_an_error_is_printed_as_it_is(monkeypatch, capsys):
     """One line however long, and brackets are no markup."""
     message = "load: path must be a file, got [nan] in '/[/x]'. " + "Choose another. " * 10

@@ -20,6 +20,7 @@ from oskt.coupling.grouping import trace_coupling
 from oskt.data import make_pedestrians
 from oskt.files.checkpoint import load_state
 from oskt.models.resnet import ResNet
+from oskt.models.vit import VisionTransformer
 from oskt.widths import latency
 
 IMAGES = torch.zeros(2, 3, 32, 16)
@@ -166,6 +167,23 @@ def test_measured_shapes_read_images(saved, tmp_path):
 def test_wrong_flags(saved, arguments, message):
     with pytest.raises(ValueError, match=message):
         run("widths", saved[1], *arguments)
+
+
+def test_flags_without_effect_are_refused(saved, tmp_path):
+    _, path = saved
+    with pytest.raises(ValueError, match=r"^widths: --all must come with a size, got it alone\."):
+        run("widths", path, "--all")
+    with pytest.raises(ValueError, match=r"^expand: --height, --image-width must come with --reca"):
+        run("expand", path, "--out", tmp_path / "s", "--width", 0.5, "--height", 64)
+    with pytest.raises(ValueError, match=r"^--group must be NAME=CHANNELS, got 'conv1=²'"):
+        run("widths", path, "--group", "conv1=²")
+
+
+def test_images_are_of_the_size_that_a_network_was_trained_on_or_takes():
+    network = VisionTransformer(12, 1, 2, patch=8, image=(32, 16))
+    assert sizes.model_size(network, {"recipe": {"height": 64, "width": 48}}) == (64, 48)
+    assert sizes.model_size(network, {}) == (32, 16)
+    assert sizes.model_size(ResNet(18, in_planes=4), {}) == (256, 128)
 
 
 def test_onnx_runs_are_timed_as_deployed(saved, monkeypatch):

@@ -352,12 +352,12 @@ def test_the_presenter_times_stages_and_ends_on_one_screen():
     console = Console(file=io.StringIO(), width=130)
     presenter = Presenter(2, console)
     with presenter.stage("Teacher [big]"):
-        presenter.say("18 epochs into runs [/old]")
+        presenter.say("18 epochs [/a]")
     with pytest.raises(KeyError), presenter.stage("Chain"):
         raise KeyError
     presenter.summary(ROWS, {"Report": Path("demo/report.html")})
     printed = console.file.getvalue()
-    for word in ("1/2  Teacher [big]", "18 epochs into runs [/old]", "done in", "2/2  Chain", "stopped after"):
+    for word in ("1/2  Teacher [big]", "18 epochs [/a]", "done in", "2/2  Chain", "stopped after"):
         assert word in printed
     assert "demo/report.html" in printed
     assert list(presenter.seconds) == ["Teacher [big]", "Chain"]

@@ -50,8 +50,8 @@ def folding(
         The student, on the teacher's device, in evaluation mode.
 
     Raises:
-        ValueError: coupling of another network, widths out of range, or for Fold-AR a layer before a
-            norm that something else reads, too.
+        ValueError: coupling of another network, widths out of range, or with Fold-AR a layer before
+            a norm that something else reads, too.
 
     Source:
         Wang et al., ICLR 2025 (arXiv 2502.10216), and the authors' code. Differences: k-means

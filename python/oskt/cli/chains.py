@@ -60,6 +60,12 @@ def expand(
         raise ValueError(
             f"expand: --backend must be torch for {what}, got numpy. Leave one of them out."
         )
+    reads = (recalibrate, size.macs, size.latency_ms, size.shape_data)
+    if (height or image_width) and all(given is None for given in reads):
+        raise ValueError(
+            "expand: --height, --image-width must come with --recalibrate, --macs, --latency-ms or "
+            "--shape-data, got none of these. Nothing else depends on images: leave them out."
+        )
     ladder = ChainLadder.load(chain)
     answer = ask(ladder, size, device, height=height, width=image_width)
     source = ladder.chain_for(answer.widths)
@@ -100,6 +106,11 @@ def widths(
     """
     ladder = ChainLadder.load(chain)
     if size == SizeOptions():
+        if every:
+            raise ValueError(
+                "widths: --all must come with a size, got it alone. It lists the groups of one "
+                "student: give --width, --preset, --group or a limit."
+            )
         console.print(size_table(ladder))
         return
     answer = ask(ladder, size, device)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import typer
 
 from oskt import export, students
+from oskt.cli.sizes import model_size
 from oskt.cli.words import Data, Device, console
 from oskt.data import read_data
 from oskt.evaluation import evaluate as score
@@ -49,8 +50,8 @@ def evaluate(
     result = score(
         network.to(World.from_environment(device).device),
         images,
-        height=height or trained.get("height", 256),
-        width=width or trained.get("width", 128),
+        height=height or trained[0],
+        width=width or trained[1],
         flip=flip,
         rerank=rerank,
         console=console,
@@ -63,10 +64,10 @@ def evaluate(
         write_atomic(json_out, json.dumps({**scores, **source}, indent=1).encode())
 
 
-def _network(path: Path, trusted: bool) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """A model file's or an exported network, and the size of the images that it was trained on."""
+def _network(path: Path, trusted: bool) -> tuple[torch.nn.Module, tuple[int, int]]:
+    """A model file's or an exported network, with height and width of its images."""
     if export.form_of(path) is None:
         network, meta = students.load_model(path)
-        return network, meta.get("recipe", {})
+        return network, model_size(network, meta)
     deployment = export.load(path, trusted=trusted)
-    return deployment, dict(zip(("height", "width"), deployment.size))
+    return deployment, deployment.size

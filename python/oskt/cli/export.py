@@ -11,7 +11,7 @@ from torch import nn
 from oskt import students
 from oskt.chain import ChainLadder
 from oskt.cli.flags import SizeOptions, flags
-from oskt.cli.sizes import ask, image_size
+from oskt.cli.sizes import ask, image_size, model_size
 from oskt.cli.words import say
 from oskt.data import read_data
 from oskt.data.images import SUFFIXES
@@ -103,9 +103,7 @@ def _open(
     asked = size != SizeOptions()
     if not chain and not asked:
         network, meta = students.load_model(path)
-        recipe = meta.get("recipe") or {}
-        fixed = getattr(network, "spec", {}).get("image") or (256, 128)
-        return network, meta, (recipe.get("height", fixed[0]), recipe.get("width", fixed[1]))
+        return network, meta, model_size(network, meta)
     if not asked:
         raise ValueError(
             f"export: a chain must come with a size, got '{path}' alone. Add --width, --preset, "

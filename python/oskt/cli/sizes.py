@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from oskt.chain import ChainLadder, WeightChain
 from oskt.cli.flags import SizeOptions
@@ -44,6 +45,14 @@ def image_size(
     trained = chain.meta.get("recipe") or {}
     traced = chain.coupling.inputs[0][-2:]
     return height or trained.get("height", traced[0]), width or trained.get("width", traced[1])
+
+
+def model_size(network: nn.Module, meta: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a model file's images: as trained, else the only ones that the network
+    takes, else 256 x 128."""
+    trained = meta.get("recipe") or {}
+    own = getattr(network, "spec", {}).get("image") or (256, 128)
+    return trained.get("height", own[0]), trained.get("width", own[1])
 
 
 def ask(
@@ -140,7 +149,7 @@ def _assignments(texts: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts:
         name, _, channels = text.partition("=")
-        if not channels.isdigit():
+        if not channels.isdecimal():
             raise ValueError(
                 f"--group must be NAME=CHANNELS, got {text!r}. Example: layer1.0.conv1=8."
             )

@@ -83,24 +83,31 @@ def teacher(
     ] = "imagenet",
 ) -> None:
     """Train a network on a data folder; writes OUT/teacher.safetensors."""
+
+    def network(num_classes: int, *, report: bool = False) -> torch.nn.Module:
+        made: torch.nn.Module
+        if model == "vit":
+            made = models.VisionTransformer(
+                dim, depth or 12, heads, patch=patch, image=(recipe.height, recipe.width),
+                parts=parts, num_classes=num_classes, drop_path=drop_path,
+            )  # fmt: skip
+        else:
+            made = models.ResNet(
+                depth or 50, in_planes, numbers("--multipliers", multipliers, int, "2,4,8"),
+                num_classes, pooling=pooling,
+                layers=numbers("--layers", layers, int, "2,2,2,2") if layers else None,
+            )  # fmt: skip
+        if pretrained is not None:
+            found = load_pretrained(made, pretrained, min_coverage=min_coverage, pixels=pixels)
+            if report:
+                console.print(found.table())
+        return made
+
+    network(0, report=True)  # wrong sizes, or a wrong file, are found before images are read
     folder = _open(data, recipe, run, out)
     torch.manual_seed(recipe.seed)
-    network: torch.nn.Module
-    if model == "vit":
-        network = models.VisionTransformer(
-            dim, depth or 12, heads, patch=patch, image=folder.size, parts=parts,
-            num_classes=folder.num_classes, drop_path=drop_path,
-        )  # fmt: skip
-    else:
-        network = models.ResNet(
-            depth or 50, in_planes, numbers("--multipliers", multipliers, int, "2,4,8"),
-            folder.num_classes, pooling=pooling,
-            layers=numbers("--layers", layers, int, "2,2,2,2") if layers else None,
-        )  # fmt: skip
-    if pretrained is not None:
-        report = load_pretrained(network, pretrained, min_coverage=min_coverage, pixels=pixels)
-        console.print(report.table())
-    path = train_teacher(network, folder.training(recipe), recipe, out, **_fit_options(folder, run))
+    made = network(folder.num_classes)
+    path = train_teacher(made, folder.training(recipe), recipe, out, **_fit_options(folder, run))
     say(f"teacher: {path}")
 
 
@@ -161,6 +168,7 @@ def refine(
     making = {"--chain-width": chain_width, "--rows": rows, "--method": method}
     parent = _one_parent(teacher, from_chain, recipe, making)
     _check_method(method, recipe.chain)
+    _check_rows(rows, method or recipe.nesting, recipe.chain)
     usual = "0.125,0.25,0.5" if recipe.chain == "nested" else "0.125"
     shares = numbers("refine: --chain-width", chain_width or usual, float, "0.125,0.25,0.5")
     known = None if from_chain is None else _nested_chains(from_chain)
@@ -271,6 +279,15 @@ def _check_method(method: str | None, kind: str) -> None:
         raise ValueError(
             f"refine: --method must be one of {', '.join(known)} for a chain of kind {kind}, got "
             f"{method!r}. Choose one, or the other kind by --chain."
+        )
+
+
+def _check_rows(rows: str | None, method: str | None, kind: str) -> None:
+    """Channels that are put in order are not clustered."""
+    if rows is not None and kind == "nested" and method != "ward":
+        raise ValueError(
+            f"refine: --rows must be left out of a nested chain by {method}, got {rows!r}. Rows "
+            "are compared by --method ward, and in published chains."
         )
 
 

@@ -106,7 +106,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of `oskt demo`")]
 
 def _seeds(text: str | None) -> list[int] | None:
     names = _names(text)
-    if names and not all(name.isdigit() for name in names):
+    if names and not all(name.isdecimal() for name in names):
         raise ValueError(f"compare: --seeds must be numbers, got {text!r}. Example: --seeds 0,1,2.")
     return None if names is None else [int(name) for name in names]
 
