@@ -90,6 +90,12 @@ def test_unlabelled_images_are_the_only_ones_decoded(tmp_path, monkeypatch):
     assert torch.equal(few, same)
 
 
+def test_nothing_is_measured_of_one_image(tmp_path):
+    root = make_market(tmp_path / "m", train=["0002_c1_0"])
+    with pytest.raises(ValueError, match=r"must hold at least 2 training images, got 1\. Give im"):
+        next(open_data(root).unlabelled())
+
+
 def test_file_names_need_not_be_utf8(tmp_path):
     root = make_market(tmp_path / "m", train=("0002_c1_\udce9", "0002_c1_\udce8", "0007_c2_1"))
     batches = open_data(root).training(RECIPE)

@@ -87,10 +87,11 @@ def test_students_of_every_command(work, tmp_path, kind):
     frozen = {name for name, group in chain.coupling.groups.items() if group.frozen}
     assert frozen == {"classifier", "patch_embed.proj.columns"}
     assert chain.verify(quiet=True) < 1e-10  # float64, 4 layers: 1e-15 each, times norms' scale
-    run(
+    output = run(
         "expand", path, "--width", 0.75, "--out", tmp_path / "s.safetensors",
         "--recalibrate", work / "data", "--device", "cpu",
     )  # fmt: skip
+    assert "not recalibrated: the network reads no running statistics\n" in output
     run(
         "finetune", "--data", work / "data", "--out", tmp_path / "tuned", "--epochs", 1,
         "--student", tmp_path / "s.safetensors", *SMALL,

@@ -125,7 +125,15 @@ class ReIDData:
 
         Norm statistics must be measured on what the network was trained on: on plain images (no
         border, no flip) students lose 1 to 3 points of mAP; docs/lab/nested.md.
+
+        Raises:
+            ValueError: fewer than 2 training images, of which nothing can be measured.
         """
+        if len(self.set.train) < 2:
+            raise ValueError(
+                f"ReIDData.unlabelled: {self.set.root} must hold at least 2 training images, got "
+                f"{len(self.set.train)}. Give images that the network was trained on."
+            )
         # Where no training has decoded them all, only those drawn are decoded.
         store = self._store or ImageStore(self.set.train, self.size, cache=False)
         order = np.random.default_rng(0).permutation(len(self.set.train))[:images]

@@ -76,7 +76,8 @@ def expand(
         student = source.student(widths=answer.widths, norm=norm)
         if recalibrate is not None:
             data = open_data(source, recalibrate, device, height=height, width=image_width)
-            data.recalibrate(student)
+            if not data.recalibrate(student):
+                say("not recalibrated: the network reads no running statistics")
         meta = {
             "spec": getattr(student, "spec", None),
             "widths": students.widths_of(student),
