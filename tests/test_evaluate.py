@@ -156,6 +156,13 @@ def test_ranking_lists_refuse_an_unknown_metric():
         ranking_lists(torch.ones(1, 2), torch.ones(1, 2), part, part, metric="l1")
 
 
+@pytest.mark.parametrize("name", ["k", "chunk"])
+def test_ranking_lists_hold_one_item_at_least(name):
+    part = Part([], [1], [1])
+    with pytest.raises(ValueError, match=rf"ranking_lists: {name} must be at least 1, got -1\."):
+        ranking_lists(torch.ones(1, 2), torch.ones(1, 2), part, part, **{name: -1})
+
+
 def test_embed_restores_every_mode():
     model = Flat().train()
     model.dropout.eval()

@@ -59,8 +59,11 @@ def ranking_lists(
         The `RankingLists`, on the CPU; order is (distance, gallery index).
 
     Raises:
-        ValueError: an unknown metric.
+        ValueError: an unknown metric, or k or chunk below 1.
     """
+    for name, value in (("k", k), ("chunk", chunk)):
+        if value < 1:
+            raise ValueError(f"ranking_lists: {name} must be at least 1, got {value}. Raise it.")
     if metric not in ("cosine", "euclidean"):
         raise ValueError(
             f"ranking_lists: metric must be 'cosine' or 'euclidean', got {metric!r}. "
