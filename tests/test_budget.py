@@ -105,10 +105,9 @@ def test_costs_are_real_counts_of_uniform_and_uneven_students(name):
     for sizes in [chain.resolve(0.25), chain.resolve(0.5), chain.groups, *uneven]:
         student = chain.student(widths=sizes)
         head = tuple(f"{layer}." for layer in chain.meta["head"])
-        plain = {t.name for t in chain.coupling.layouts_of(("plain",))}
         counted = sum(
             p.numel() for n, p in student.named_parameters()
-            if n not in plain and not n.startswith(head or ("\0",))
+            if not n.startswith(head or ("\0",))
         )  # fmt: skip
         # the counter knows attention as matrix products alone
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -150,6 +150,16 @@ def test_recalibration_measures_without_dropout_and_leaves_every_mode():
     torch.testing.assert_close(norm.running_mean, images.mean((0, 2, 3)))
     assert [module.training for module in model] == [True, True, False]
 
+    def fails():
+        yield images
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        recalibrate(model, fails())
+    assert [module.training for module in model] == [True, True, False]
+    assert norm.momentum == 0.1
+    assert recalibrate(model.double(), [images]) == 1
+
 
 class Unusual(nn.Module):
     """One weight in two places, and a buffer with channels that is no statistic."""

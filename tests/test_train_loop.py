@@ -316,7 +316,7 @@ def test_the_place_among_processes_comes_from_torchrun(monkeypatch):
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert World.from_environment("cpu") == World(3, 4, torch.device("cpu"))
-    for device in ("gpu", f"cuda:{torch.cuda.device_count()}"):
+    for device in ("gpu", "mps", "meta", f"cuda:{torch.cuda.device_count()}"):
         with pytest.raises(ValueError, match=f"^World: device must be .* got '{device}'"):
             World.from_environment(device)
     monkeypatch.setenv("LOCAL_RANK", "1")

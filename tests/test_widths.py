@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from oskt.coupling import Coupling
 from oskt.coupling.grouping import trace_coupling
 from oskt.models.resnet import PRESETS, ResNet, widths
 from oskt.widths import Clustering, allocate, cut, macs, parameters, resolve
@@ -93,3 +96,28 @@ def test_widths_are_checked_by_name_and_range():
     ]:
         with pytest.raises(ValueError, match=message):
             resolve(coupling, given_widths, lowest)
+
+
+class Unknown(nn.Module):
+    """Parameters of layers that the tracer does not know, and a scalar, beside a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.slope = nn.PReLU()
+        self.register_buffer("steps", torch.zeros(3))
+
+    def forward(self, images):
+        return self.last(self.slope(self.up(self.first(images))).mean((2, 3)))
+
+
+def test_parameters_that_no_group_touches_count():
+    net = Unknown()
+    coupling = trace_coupling(net, torch.zeros(2, 3, 4, 4))
+    assert parameters(coupling, {}) == sum(p.numel() for p in net.parameters())
+    assert parameters(coupling, {}, ["up"]) == parameters(coupling, {}) - 8 * 8 * 4 - 8
+    value = json.loads(json.dumps(coupling.to_json()))
+    assert Coupling.from_json(value) == coupling
+    del value["loose"]  # as in files of before
+    assert parameters(Coupling.from_json(value), {}) < parameters(coupling, {})

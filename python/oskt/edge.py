@@ -64,7 +64,8 @@ class EdgeChain(Sizes):
         """The tensors of a student: give one of width, widths, preset and a budget.
 
         Args:
-            width: share of the teacher's channels in every group, in (0, 1].
+            width: share of the channels in every group, in (0, 1], of the file's full width: the
+                teacher's, unless it was cut off or truncated.
             widths: group -> channels; groups not named stay at chain width.
             preset: a size of the paper, e.g. "res50-s1".
             params, macs, memory_mb: a budget, any of them together: at most so many parameters and
@@ -147,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("chain", type=Path, help="chain file, ladder or progressive file")
     parser.add_argument("--out", type=Path, required=True, help="model file to write")
     size = parser.add_argument_group("size: one of these; limits of a budget also together")
-    size.add_argument("--width", type=float, help="share of the teacher's channels")
+    size.add_argument("--width", type=float, help="share of the channels of the file's full width")
     size.add_argument("--preset", help="size of the paper: " + ", ".join(presets.NAMES))
     size.add_argument("--params", type=float, help="at most so many parameters")
     size.add_argument("--macs", type=float, help="at most so many MACs per image")

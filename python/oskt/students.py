@@ -208,7 +208,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Args:
         model: any module with batch norms; changed in place, its mode is kept.
-        batches: images (B, 3, H, W), B >= 2, normalised and augmented as in training.
+        batches: images (B, 3, H, W), B >= 2, normalised and augmented as in training; taken in the
+            model's dtype.
 
     Returns:
         How many batches were measured; 0 leaves the statistics alone. Norms that the evaluation
@@ -219,24 +220,26 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """
     bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [(m.momentum, {k: b.clone() for k, b in m.named_buffers()}) for m in bns]
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     count = 0
     with modes_kept(model):
-        for images in batches:
-            if count == 0:
-                model.eval()  # dropout and all else as in use; the norms alone measure
-                for norm in bns:
-                    norm.reset_running_stats()
-                    norm.momentum = None  # None: cumulative average
-                    norm.train()
-            model(images.to(device))
-            if not any(norm.num_batches_tracked for norm in bns):
-                break
-            count += 1
-    for norm, (momentum, buffers) in zip(bns, kept):
-        norm.momentum = momentum
-        if not norm.num_batches_tracked:
-            norm.load_state_dict(buffers, strict=False)
+        try:
+            for images in batches:
+                if count == 0:
+                    model.eval()  # dropout and all else as in use; the norms alone measure
+                    for norm in bns:
+                        norm.reset_running_stats()
+                        norm.momentum = None  # None: cumulative average
+                        norm.train()
+                model(images.to(like))
+                if not any(norm.num_batches_tracked for norm in bns):
+                    break
+                count += 1
+        finally:
+            for norm, (momentum, buffers) in zip(bns, kept):
+                norm.momentum = momentum
+                if not norm.num_batches_tracked:
+                    norm.load_state_dict(buffers, strict=False)
     return count
 
 

@@ -33,7 +33,9 @@ class SizeOptions:
     """A student's size: one share, a preset, single groups, or limits, several together."""
 
     PANEL: ClassVar = "Size: one share, a preset, single groups, or limits, several together"
-    width: float | None = flag(None, "share of the teacher's channels")
+    width: float | None = flag(
+        None, "share of the channels: the teacher's, or of a truncated file its widest student's"
+    )
     preset: str | None = flag(None, "size of the paper: " + ", ".join(presets.NAMES))
     group: list[str] | None = flag(  # noqa: RUF009
         None, "NAME=CHANNELS of one channel group; repeatable"

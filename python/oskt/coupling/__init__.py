@@ -89,6 +89,7 @@ class Coupling:
         inputs: shapes of the example inputs, which `positions` belong to.
         opaque: operators that were not known and froze what they touched.
         integers: which of the inputs are whole numbers, such as words.
+        loose: parameters that no group touches; their layouts are plain, as those of counters.
     """
 
     groups: dict[str, ChannelGroup]
@@ -102,6 +103,7 @@ class Coupling:
     inputs: tuple[tuple[int, ...], ...] = ()
     opaque: tuple[str, ...] = ()
     integers: tuple[int, ...] = ()
+    loose: tuple[str, ...] = ()
 
     @property
     def free(self) -> dict[str, ChannelGroup]:
@@ -170,6 +172,7 @@ class Coupling:
             "inputs": self.inputs,
             "opaque": self.opaque,
             "integers": self.integers,
+            "loose": self.loose,
         }
 
     @staticmethod
@@ -203,4 +206,5 @@ class Coupling:
             tuple(tuple(shape) for shape in value["inputs"]),
             tuple(value["opaque"]),
             tuple(value["integers"]),
+            tuple(value.get("loose", ())),  # which files of before do not know
         )

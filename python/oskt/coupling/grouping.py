@@ -131,7 +131,8 @@ class _Naming:
 
     def coupling(self, module: nn.Module, inputs: Sequence[Tensor]) -> Coupling:
         layouts, owners, positions = {}, dict[int, str](), dict(self.trace.positions)
-        for name, tensor in module.state_dict(keep_vars=True).items():
+        tensors = module.state_dict(keep_vars=True)
+        for name, tensor in tensors.items():
             owner = owners.setdefault(id(tensor), name)  # the trace knows tied tensors by one name
             layouts[name] = self.layout(name, owner, tuple(tensor.shape))
             if owner in positions:
@@ -148,7 +149,11 @@ class _Naming:
             tuple(tuple(x.shape) for x in inputs),
             tuple(dict.fromkeys(self.trace.opaque)),
             tuple(place for place, x in enumerate(inputs) if not x.is_floating_point()),
-        )
+            tuple(
+                name for name, layout in layouts.items()
+                if layout.role == "plain" and isinstance(tensors[name], nn.Parameter)
+            ),
+        )  # fmt: skip
 
     def layout(self, name: str, owner: str, shape: tuple[int, ...]) -> TensorLayout:
         record = self.trace.parameters.get(owner)

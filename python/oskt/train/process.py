@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import random
 import signal
@@ -46,20 +47,19 @@ class World:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        try:
+        with contextlib.suppress(RuntimeError):
             chosen = torch.device(device)
-        except RuntimeError:
-            chosen = None
-        if chosen == torch.device("cuda"):  # without an index, which torch.cuda.set_device wants
-            chosen = torch.device("cuda", local)
-        if chosen is None or (
-            chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
-        ):
-            raise ValueError(
-                f"World: device must be cpu or a GPU that is here, got '{device}'. "
-                "Leave it out to take the GPU if there is one."
-            )
-        return World(rank, size, chosen)
+            if chosen == torch.device(
+                "cuda"
+            ):  # without an index, which torch.cuda.set_device wants
+                chosen = torch.device("cuda", local)
+            here = {"cpu": 1, "cuda": torch.cuda.device_count()}  # the kernels know no others
+            if (chosen.index or 0) < here.get(chosen.type, 0):
+                return World(rank, size, chosen)
+        raise ValueError(
+            f"World: device must be cpu or a GPU that is here, got '{device}'. "
+            "Leave it out to take the GPU if there is one."
+        )
 
     def join(self) -> None:
         """Connect the processes (nccl on CUDA, gloo elsewhere) until they end; alone, nothing."""

@@ -30,15 +30,16 @@ def terms(coupling: Coupling, exclude: Iterable[str] = ()) -> Iterator[Term]:
         exclude: modules whose tensors are no parameters of the backbone: those of its head.
 
     Returns:
-        Parameters: trained numbers, weights and vectors. MACs: multiply-accumulates per image in
-        evaluation mode, of convolutions and linears and of attention's two products. Bytes: four
+        Parameters: trained numbers. MACs: multiply-accumulates per image in evaluation mode, of
+        convolutions and linears and of attention's two products. Bytes: four
         for every number that inference reads, norm statistics and the head included, the
         classifier (and what else only training needs) and batch counters not.
     """
     training_only = coupling.training_only
     outside = tuple(f"{module}." for module in exclude)
     for name, layout in coupling.layouts.items():
-        trained = layout.role in ("weight", "vector") and not name.startswith(outside)
+        known = layout.role in ("weight", "vector") or name in coupling.loose
+        trained = known and not name.startswith(outside)
         read = name not in training_only and len(layout.shape) > 0
         yield Term(
             partial(coupling.shape, name),
