@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oskt.baselines.starts import seeded
-from oskt.files.checkpoint import file_hash, save_model
+from oskt.files.checkpoint import save_model
 from oskt.train.loop import Batches, fit
 from oskt.train.losses import ReIDLoss, distillation
 from oskt.train.process import World
 from oskt.train.recipe import Recipe, flag
-from oskt.train.teacher import describe, output_sizes
+from oskt.train.teacher import describe, origin_of, output_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +273,7 @@ def distill_student(
     Notes:
         A step costs the teacher's forward on top; state.pt holds teacher and projection too.
     """
-    out, origin = Path(out), None if parent is None else file_hash(parent)
+    out, origin = Path(out), origin_of(parent)
     told = DistillRecipe(
         **{spec.name: getattr(recipe, spec.name) for spec in fields(Recipe)},
         distill=weight,

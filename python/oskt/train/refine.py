@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from oskt.chain import ChainLadder
 from oskt.chain.calibration import calibrate
-from oskt.files.checkpoint import file_hash, provenance, save_model
+from oskt.files.checkpoint import provenance, save_model
 from oskt.train.joint import JointModel
 from oskt.train.loop import Batches, fit
 from oskt.train.losses import ReIDLoss, distillation, similarity_distillation
 from oskt.train.nested import NestedLadder
 from oskt.train.process import World
 from oskt.train.recipe import RefineRecipe
-from oskt.train.teacher import describe, output_sizes
+from oskt.train.teacher import describe, origin_of, output_sizes
 
 if TYPE_CHECKING:
     from oskt.chain import WeightChain
@@ -147,7 +147,7 @@ def refine_chain(
         (the same function); it is evaluated too; distillation and nested chains are ours.
     """
     out = Path(out)
-    origin = None if parent is None else file_hash(parent)
+    origin = origin_of(parent)
     chains = chain.chains if isinstance(chain, ChainLadder) else (chain,)
     nested = recipe.chain == "nested"
     joint = (

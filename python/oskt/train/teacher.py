@@ -68,7 +68,7 @@ def train_teacher(
         ValueError, OSError, FloatingPointError, KeyboardInterrupt: as `loop.fit`.
     """
     out = Path(out)
-    origin = None if parent is None else file_hash(parent)
+    origin = origin_of(parent)
     objective = SupervisedObjective(model, recipe)
     metrics = fit(objective, data, recipe, out, **options)
     path = out / f"{name}.safetensors"
@@ -77,6 +77,12 @@ def train_teacher(
         save_model(path, model, describe(model, data, recipe, metrics, origin))
     world.wait()  # nobody reads the file before it is there
     return path
+
+
+def origin_of(parent: str | Path | None) -> str | None:
+    """The file_hash of what a network is made from: asked for before the work, so that a file that
+    is not there is found then."""
+    return None if parent is None else file_hash(parent)
 
 
 def output_sizes(model: nn.Module, recipe: Recipe) -> list[tuple[int, int]]:
@@ -108,13 +114,13 @@ def describe(
     data: Batches,
     recipe: Recipe,
     metrics: dict[str, float],
-    parent: str | None,
+    origin: str | None,
 ) -> dict[str, Any]:
-    """What a model file says about its model, as far as it is known; `parent` is a file_hash."""
+    """What a model file says about its model, as far as it is known."""
     known = {
         "spec": getattr(model, "spec", None),
         "widths": getattr(model, "widths", None),
-        "parent": parent,
+        "parent": origin,
         "recipe": recipe.to_dict(),
         "data": getattr(data, "fingerprint", ""),
         "identities": getattr(data, "identities", None),
