@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -50,6 +51,10 @@ def check_float(op: str, name: str, tensor: Tensor) -> None:
             f"{op}: {name} must be float64, float32, float16 or bfloat16, got {tensor.dtype}. "
             "Convert it with .float()."
         )
+    check_dense(op, name, tensor)
+
+
+def check_dense(op: str, name: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided:
         raise TypeError(
             f"{op}: {name} must be dense, got {tensor.layout}. Convert it with .to_dense()."
@@ -69,11 +74,17 @@ def check_no_tangent(op: str, name: str, tensor: Tensor) -> None:
 
 
 def as_int(value: Any) -> int | None:
-    """A whole number of Python or NumPy as an int, a torch.SymInt as it is, anything else None."""
-    if isinstance(value, np.integer):
-        return int(value)
-    whole = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-    return value if whole else None
+    """What can be an index as an int, a torch.SymInt as it is; None for bool and all else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, torch.SymInt)):
+        return cast(int, value)
+    if getattr(value, "dtype", None) == torch.bool:
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def restorer(value: Any) -> Callable[[Tensor], Any]:
@@ -92,6 +103,8 @@ def restorer(value: Any) -> Callable[[Tensor], Any]:
 def moved(plan: Plan, device: torch.device | str) -> Plan:
     """A frozen dataclass with its tensors on `device`, not made (and checked) anew."""
     other = object.__new__(type(plan))
-    for name, value in vars(plan).items():
-        object.__setattr__(other, name, value.to(device) if isinstance(value, Tensor) else value)
+    with torch.inference_mode(False):  # its tensors would serve no training later
+        for name, value in vars(plan).items():
+            there = value.to(device) if isinstance(value, Tensor) else value
+            object.__setattr__(other, name, there)
     return other

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oskt_ext._arrays import as_int, as_tensor, check_float, restorer
+from oskt_ext._arrays import as_int, as_tensor, check_dense, check_float, restorer
 
 METRICS = ("cosine", "euclidean")
 
@@ -83,7 +83,7 @@ def check_metric(op: str, metric: str) -> None:
 
 
 def check_count(op: str, name: str, value: Any, remedy: str) -> int:
-    """A whole number from 1 on, of Python or NumPy, as an int."""
+    """A whole number from 1 on as an int."""
     count = as_int(value)
     if count is None:
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}. {remedy}")
@@ -103,6 +103,7 @@ def check_labels(op: str, name: str, value: Any, count: int | None, device: torc
         raise TypeError(
             f"{op}: {name} must be integers, got {labels.dtype}. Number the names first."
         )
+    check_dense(op, name, labels)
     if labels.dim() != 1 or count not in (None, len(labels)):
         raise ValueError(
             f"{op}: {name} must be of shape ({'*' if count is None else count},), got "

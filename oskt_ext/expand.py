@@ -41,7 +41,7 @@ class IndexMap:
     @staticmethod
     def select(index: Any, size: int) -> IndexMap:
         """Entry i reads source index[i]: the row map of copies."""
-        index = np.asarray(index, dtype=np.int32)
+        index = _int32(np.asarray(index))
         offsets = np.arange(len(index) + 1, dtype=np.int32)
         return IndexMap(offsets, index, np.ones(len(index)), size)
 
@@ -50,8 +50,8 @@ class IndexMap:
         """Entry i reads the sum (or the mean) of the sources members[i]."""
         lengths = np.array([len(m) for m in members], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        parts = [np.asarray(m, dtype=np.int32) for m in members]
-        index = np.concatenate([np.empty(0, dtype=np.int32), *parts])
+        parts = [np.asarray(m) for m in members if len(m)]
+        index = _int32(np.concatenate(parts) if parts else np.empty(0))
         weight = np.repeat(1.0 / np.maximum(lengths, 1), lengths) if mean else np.ones(len(index))
         return IndexMap(offsets, index, weight, size)
 
@@ -64,6 +64,19 @@ class IndexMap:
         entry = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         np.add.at(matrix, (entry, self.index), self.weight)
         return torch.from_numpy(matrix)
+
+
+def _int32(index: NDArray[Any]) -> NDArray[np.int32]:
+    """The index in 32 bits, or a ValueError where that would be another one."""
+    if len(index) == 0:
+        return np.empty(0, dtype=np.int32)
+    low, high = index.min(), index.max()
+    if index.dtype.kind not in "iu" or low < -(2**31) or high >= 2**31:
+        raise ValueError(
+            f"IndexMap: index must be integers of 32 bits, got {index.dtype} from {low} to {high}. "
+            "Pass numbers of sources; np.flatnonzero gives those of a mask."
+        )
+    return index.astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +115,16 @@ class ExpansionPlan:
             [(m.offsets, m.index, m.weight, m.size) for m in maps],
             [(slots[id(rows)], slots[id(columns)], area) for rows, columns, area in items],
         )
-        values = {
-            "items": tuple(items),
-            "source_numel": host.source_numel,
-            "student_numel": host.student_numel,
-            "table": torch.from_numpy(host.table()),
-            "coefficient": torch.from_numpy(host.coefficient()),
-            "transposed_table": torch.from_numpy(host.table(transposed=True)),
-            "transposed_coefficient": torch.from_numpy(host.coefficient(transposed=True)),
-        }
+        with torch.inference_mode(False):  # its tensors would serve no training later
+            values = {
+                "items": tuple(items),
+                "source_numel": host.source_numel,
+                "student_numel": host.student_numel,
+                "table": torch.from_numpy(host.table()),
+                "coefficient": torch.from_numpy(host.coefficient()),
+                "transposed_table": torch.from_numpy(host.table(transposed=True)),
+                "transposed_coefficient": torch.from_numpy(host.coefficient(transposed=True)),
+            }
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

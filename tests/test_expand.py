@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -313,6 +314,33 @@ def plain_map(**changes):
 def test_bad_maps(changes, message):
     with pytest.raises(ValueError, match="ExpansionPlan: " + message):
         ExpansionPlan([(plain_map(**changes), IndexMap.identity(1), 1)])
+
+
+@pytest.mark.parametrize(
+    ("index", "got"),
+    [
+        (np.array([2**32 + 1]), "int64 from 4294967297"),  # 1 in 32 bits
+        (np.array([-(2**32)]), "int64 from -4294967296"),
+        ([0.0, 1.9], "float64 from 0.0 to 1.9"),
+        (np.array([True, False, True]), "bool from False to True"),
+    ],
+)
+def test_an_index_is_not_made_another_one(index, got):
+    message = "IndexMap: index must be integers of 32 bits, got " + got
+    with pytest.raises(ValueError, match=re.escape(message)):
+        IndexMap.select(index, 3)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        IndexMap.lists([[], index], 3)
+
+
+def test_a_plan_made_in_inference_mode_serves_training():
+    with torch.inference_mode():
+        plan = ExpansionPlan([(IndexMap.select([1, 1], 3), IndexMap.identity(1), 1)])
+        far = plan.to("meta")
+    chain = torch.zeros(3, requires_grad=True)
+    expand(chain, plan).sum().backward()
+    assert chain.grad.tolist() == [0, 2, 0]
+    assert not far.table.is_inference()
 
 
 def test_bad_area():

@@ -358,5 +358,5 @@ def test_docstring_example():
 
 def test_whole_numbers_of_numpy_are_whole_numbers():
     features = problem(4, 6)
-    found = k_reciprocal(*features, k1=np.int64(3), k2=np.int32(2)).distances()
+    found = k_reciprocal(*features, k1=np.int64(3), k2=torch.tensor(2)).distances()
     assert torch.equal(found, k_reciprocal(*features, k1=3, k2=2).distances())

@@ -387,6 +387,15 @@ def test_compiles_to_one_graph(device):
     assert torch.equal(result.inertia, expected.inertia)
 
 
+def test_a_k_that_is_traced_compiles():
+    compiled = torch.compile(
+        lambda x: kmeans([x], [len(x) // 2]).labels[0],
+        dynamic=True, fullgraph=True, backend="aot_eager",
+    )  # fmt: skip
+    rows = gaussian(12, 3)
+    assert torch.equal(compiled(rows), kmeans([rows], [6]).labels[0])
+
+
 X, MANY = torch.zeros(6, 3), torch.zeros(1, 1).expand(16385, 1)
 ERRORS = [
     (X, [2], {}, TypeError, r"rows must be a list of matrices, got Tensor\. Pass \[matrix\]"),
@@ -405,6 +414,7 @@ ERRORS = [
     ([X], 2, {}, TypeError, r"k must be a list of int, got 2"),
     ([X], [2.0], {}, TypeError, r"k must be a list of int, got \[2\.0\]"),
     ([X], [True], {}, TypeError, r"k must be a list of int, got \[True\]"),
+    ([X], [torch.tensor(True)], {}, TypeError, r"k must be a list of int, got \[tensor"),
     ([X], [2, 2], {}, ValueError, r"k must have one entry per problem \(1\), got 2"),
     ([X], [0], {}, ValueError, r"k\[0\] must be in 1 \.\. N = 6, got 0"),
     ([X], [7], {}, ValueError, r"k\[0\] must be in 1 \.\. N = 6, got 7"),
@@ -474,4 +484,5 @@ def test_docstring():
 def test_whole_numbers_of_numpy_are_whole_numbers():
     plain = kmeans([X], [2], n_init=2, seed=3)
     options = {"n_init": np.int32(2), "seed": np.uint64(3)}
-    assert torch.equal(kmeans([X], [np.int64(2)], **options).labels[0], plain.labels[0])
+    for two in (np.int64(2), np.array(2), torch.tensor(2)):  # whatever can be an index
+        assert torch.equal(kmeans([X], [two], **options).labels[0], plain.labels[0])

@@ -457,3 +457,5 @@ def test_other_kinds_of_features_are_refused():
         retrieval_metrics(queries.to(torch.float8_e4m3fn), gallery, *labels)
     with pytest.raises(TypeError, match=r"gallery_features must be dense, got torch.sparse_coo"):
         retrieval_metrics(queries, gallery.to_sparse(), *labels)
+    with pytest.raises(TypeError, match=r"gallery_ids must be dense, got torch.sparse_coo"):
+        retrieval_metrics(queries, gallery, labels[0], labels[1].to_sparse(), *labels[2:])
