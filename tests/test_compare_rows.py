@@ -78,6 +78,8 @@ def test_costs_count_what_is_shared_once():
     )
     assert found["scratch", "short"].refinement == (0, 0)
     assert ("scratch", AT_ONCE) not in found
+    begun = row("nested", "S3", "short", 2, 0.70, 0.74)  # its other size is not found yet
+    assert costs([*ROWS, begun]) == costs(ROWS)
 
 
 def test_every_method_and_size_stands_at_its_best_rate():
@@ -222,6 +224,10 @@ def test_rows_come_back_and_the_last_of_equal_labels_stands(tmp_path):
     changed = [replace(r, date="2026-02-01", settings={"recipe": {"temperature": 6}}) for r in ROWS]
     write_rows(path, [*ROWS[:3], changed[3], *ROWS[4:]])  # of two seeds one was found anew
     assert read_rows(path) == [*ROWS[:3], changed[3], *ROWS[5:]]
+    start = {"start": {"source": {"recipe": {"temperature": 6}}}}
+    changed = replace(ROWS[3], date="2026-02-01", settings=start)
+    write_rows(path, [*ROWS[:3], changed, *ROWS[4:]])  # of two seeds and budgets one was found anew
+    assert read_rows(path) == [*ROWS[:3], changed, *ROWS[7:]]
     seeds = [
         replace(r, settings={"data": {"few_shot": [0.1, r.seed]}, "seed": r.seed}) for r in ROWS
     ]

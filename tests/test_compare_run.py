@@ -322,6 +322,19 @@ def test_time_and_scores_are_read_from_a_log(tmp_path):
     assert curve(tmp_path) == [[4, 0.25], [8, 0.5]]
 
 
+def test_an_evaluation_before_a_stop_costs_the_training_nothing(tmp_path):
+    start = {"kind": "start", "recipe": {"identities": 2, "instances": 2}, "world_size": 1}
+    records = [
+        start,
+        {"kind": "step", "epoch": 1, "step": 4, "images_per_s": 16.0},
+        {"kind": "epoch", "epoch": 1, "scored/seconds": 5.0},
+        start,  # of a training that was killed before it had reported of the second epoch
+        {"kind": "step", "epoch": 2, "step": 4, "images_per_s": 16.0},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert spent(tmp_path).seconds == 1 + 1
+
+
 def test_kd_and_kd_plus_plus_are_told_different_things(tmp_path, monkeypatch):
     told, distill = {}, baselines.distill_student
 

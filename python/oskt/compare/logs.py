@@ -30,22 +30,23 @@ class Spent:
 def spent(folder: Path) -> Spent:
     """Add up the reports of a training's log: each covers the steps since the one before it.
 
-    The report after an evaluation covers its seconds, too; they are taken off.
+    The report after an evaluation covers its seconds, too, unless the training was stopped between
+    the two; they are taken off.
     """
     records = read_log(folder / "log.jsonl")
-    last = max((n for n, record in enumerate(records) if record["kind"] == "step"), default=0)
-    steps, seconds, images, before = 0, 0.0, 0, (0, 0)
-    for number, record in enumerate(records):
+    steps, seconds, images, before, evaluated = 0, 0.0, 0, (0, 0), 0.0
+    for record in records:
         if record["kind"] == "start":
-            images = _images_of_step(record)
+            images, evaluated = _images_of_step(record), 0.0
         elif record["kind"] == "step":
             epoch, step = record["epoch"], record["step"]
             new = step - (before[1] if epoch == before[0] else 0)
             before = (epoch, step)
             steps += new
-            seconds += new * _seconds_of_step(images, record)
-        elif record["kind"] == "epoch" and number < last:
-            seconds -= record.get(f"{SCORED}seconds", 0.0)
+            seconds += new * _seconds_of_step(images, record) - evaluated
+            evaluated = 0.0
+        elif record["kind"] == "epoch":
+            evaluated = record.get(f"{SCORED}seconds", 0.0)
     commits = dict.fromkeys(r.get("commit", "") for r in records if r["kind"] == "start")
     return Spent(steps, seconds, ", ".join(filter(None, commits)))
 

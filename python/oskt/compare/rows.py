@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,11 @@ class Row(Labels):
         return replace(self, seed=0).labels
 
     @property
+    def student(self) -> tuple[str | int | float, ...]:
+        """What rows share whose student starts alike: it is trained for any time, at any rate."""
+        return replace(self, seed=0, budget="", rate=0.0).labels
+
+    @property
     def seedless(self) -> Any:
         """The settings but for seeds."""
         return _without_seeds(self.settings)
@@ -115,7 +120,8 @@ def read_rows(path: str | Path) -> list[Row]:
     """The rows of a file, [] if there is none; the last of equal labels stands.
 
     Rows that differ in more than their seed are not one method: where a recipe was changed and not
-    all seeds were found anew, those of the newest row's settings stand, and no others.
+    all seeds were found anew, those of the newest row's settings stand, and no others. Nor are
+    students at once, whichever budget and rate their rows are of, that start otherwise.
 
     Raises:
         ValueError: a line that is no row; file and line are named.
@@ -135,10 +141,20 @@ def read_rows(path: str | Path) -> list[Row]:
                 f"({error}). Delete the line; the next run finds it again."
             ) from None
         rows[row.labels] = row
-    newest: dict[tuple[str | int | float, ...], Row] = {}
-    for row in rows.values():
-        newest[row.place] = max(row, newest.get(row.place, row), key=lambda one: one.date)
-    return [row for row in rows.values() if row.seedless == newest[row.place].seedless]
+    standing = _of_newest_settings(rows.values(), lambda row: (row.place, row.seedless))
+    return _of_newest_settings(standing, lambda row: (row.student, row.seedless.get("start")))
+
+
+def _of_newest_settings(
+    rows: Iterable[Row], told: Callable[[Row], tuple[tuple[str | int | float, ...], Any]]
+) -> list[Row]:
+    """Of rows that `told` says are of one place those with the settings of the newest."""
+    known = [(row, *told(row)) for row in rows]
+    newest: dict[tuple[str | int | float, ...], tuple[str, Any]] = {}
+    for row, place, settings in known:
+        if place not in newest or row.date >= newest[place][0]:
+            newest[place] = (row.date, settings)
+    return [row for row, place, settings in known if settings == newest[place][1]]
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:

@@ -223,15 +223,16 @@ def costs(rows: Iterable[Row]) -> list[Cost]:
                 family.append(row)
     found = []
     for (scenario, variant, method, budget), by_seed in families.items():
-        at_once = budget == AT_ONCE
-        per_seed = [_spent(family, at_once) for family in by_seed.values()]
-        own = [0 if at_once else row.steps for family in by_seed.values() for row in family]
+        at_once, sizes = budget == AT_ONCE, max(map(len, by_seed.values()))
+        # A seed of which not every size is found yet has not spent what a family costs.
+        whole = [family for family in by_seed.values() if len(family) == sizes]
+        per_seed = [_spent(family, at_once) for family in whole]
+        own = [0 if at_once else row.steps for family in whole for row in family]
         teacher, refinement, students = (
             (statistics.fmean(s[part][0] for s in per_seed),
              statistics.fmean(s[part][1] for s in per_seed))
             for part in ("teacher", "refinement", "students")
         )  # fmt: skip
-        sizes = max(map(len, by_seed.values()))
         span = (min(own), max(own))
         found.append(
             Cost(scenario, variant, method, budget, sizes, span, teacher, refinement, students)
