@@ -52,7 +52,8 @@ def output_of(*command: str) -> str:
 
 def commit() -> str:
     """The commit of the checkout, marked when its sources (results aside) were changed since."""
-    head = output_of("git", "rev-parse", "HEAD")
+    # Sources that were unpacked below somebody's checkout are not of its commit.
+    head = output_of("git", "rev-parse", "HEAD") if (ROOT / ".git").exists() else "unknown"
     changes = output_of("git", "diff", "HEAD", "--name-only", "--", ".", ":!bench/results")
     return head + ("-modified" if changes and head != "unknown" else "")
 

@@ -152,3 +152,11 @@ def test_a_session_on_a_gpu_machine(measure, monkeypatch, tmp_path, capsys):
 def test_sources_without_a_repository_have_no_commit(measure, monkeypatch):
     monkeypatch.setattr(measure, "output_of", lambda *command: "unknown")
     assert measure.commit() == "unknown"
+
+
+def test_sources_below_a_foreign_repository_have_no_commit(measure, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "output_of", lambda *command: "theirs")
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    assert measure.commit() == "unknown"
+    (tmp_path / ".git").touch()  # of a checkout's own worktree it is a file
+    assert measure.commit() == "theirs-modified"
