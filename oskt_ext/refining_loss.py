@@ -63,7 +63,10 @@ class RefiningItem:
                 )
         object.__setattr__(self, "labels", labels.astype(np.int64))
         if self.row_weights is not None:
-            weights = np.asarray(self.row_weights, dtype=np.float64)
+            weights = self.row_weights
+            if isinstance(weights, Tensor):
+                weights = weights.detach().cpu().double()  # NumPy knows no bfloat16
+            weights = np.asarray(weights, dtype=np.float64)
             if weights.shape != labels.shape or not (weights >= 0).all():
                 raise ValueError(
                     f"RefiningItem: row_weights must be {len(labels)} numbers of at least 0, got "

@@ -280,6 +280,11 @@ def test_bad_items(arguments, message):
         RefiningItem(*arguments)
 
 
+def test_row_weights_may_be_a_tensor():
+    weights = torch.tensor([0.5, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    assert RefiningItem([0, 0], 1, 1, 0, row_weights=weights).row_weights.tolist() == [0.5, 2.0]
+
+
 def test_overlapping_items():
     with pytest.raises(ValueError, match="RefiningPlan: items must not overlap"):
         RefiningPlan([RefiningItem([0], 2, 3, 0), RefiningItem([0], 1, 1, 5)])
