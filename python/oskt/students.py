@@ -231,7 +231,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
                         norm.reset_running_stats()
                         norm.momentum = None  # None: cumulative average
                         norm.train()
-                model(images.to(like))
+                words = not images.is_floating_point()  # which stay whole numbers
+                model(images.to(like.device if words else like))
                 if not any(norm.num_batches_tracked for norm in bns):
                     break
                 count += 1
