@@ -263,9 +263,7 @@ def test_depgraph_meets_the_parameters_of_the_student(multipliers):
     wanted = widths(8, multipliers, layers=LAYERS)
     target = parameters(coupling, {**wanted, "layer4.0.conv3": 256}, HEAD)
     student = depgraph(teacher, coupling, {**wanted, "layer4.0.conv3": 256})
-    counted = sum(
-        p.numel() for name, p in student.named_parameters() if not name.startswith(HEAD)
-    )
+    counted = sum(p.numel() for name, p in student.named_parameters() if not name.startswith(HEAD))
     assert counted == parameters(coupling, student.widths, HEAD)
     assert abs(counted - target) <= 0.01 * target
     # One ratio, rounded down to whole channels: no share is a channel of the narrowest below it.
