@@ -51,7 +51,12 @@ def output_of(*command: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, marked when its sources (results aside) were changed since."""
+    """The commit of the checkout, marked when its sources (results aside) were changed since.
+
+    A copy without its repository, as one sends to a machine, is told it by OSKT_COMMIT.
+    """
+    if known := os.environ.get("OSKT_COMMIT"):
+        return known
     # Sources that were unpacked below somebody's checkout are not of its commit.
     head = output_of("git", "rev-parse", "HEAD") if (ROOT / ".git").exists() else "unknown"
     changes = output_of("git", "diff", "HEAD", "--name-only", "--", ".", ":!bench/results")

@@ -46,6 +46,11 @@ def test_a_row_beside_others():
     assert comparisons([measured_roof], measured_roof) == {"to_floor": 1.5}
 
 
+def test_a_copy_is_told_its_commit(measure, monkeypatch):
+    monkeypatch.setenv("OSKT_COMMIT", "1234abc")
+    assert measure.commit() == "1234abc"
+
+
 def test_suites_are_those_in_the_folder(measure):
     files = {p.stem.removeprefix("bench_") for p in (measure.ROOT / "bench").glob("bench_*.py")}
     assert set(measure.SUITES) == files

@@ -213,7 +213,8 @@ void check_plan(const Tensor& source, const Tensor& table, const Tensor& coeffic
             coefficient.scalar_type() == ScalarType::Double && coefficient.is_contiguous() &&
             table.numel() * sizeof(int64_t) >= sizeof(PlanHeader),
         "expand: table must be the int64 table of an ExpansionPlan, got something else.");
-  const PlanHeader& header = PlanReader{table.const_data_ptr<int64_t>(), nullptr}.header();
+  const PlanReader plan{table.const_data_ptr<int64_t>(), nullptr};
+  const PlanHeader& header = plan.header();
   check(header.magic == kMagic && header.words == table.numel() &&
             header.coefficients == coefficient.numel(),
         "expand: table must be the int64 table of an ExpansionPlan, got something else.");
