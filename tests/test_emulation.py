@@ -261,6 +261,21 @@ def test_kmeans_on_tensor_cores_rounds_rows_and_means_first(set_order, dtype):
         assert (found[1] != expected).sum() > empty
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_kmeans_on_tensor_cores_of_rows_that_are_not_finite(set_order, dtype):
+    """The NaN that a GPU makes has all bits set; it must stay one, not round to a number."""
+    centers = torch.tensor([[100.0] * 5, [0.0] * 5]).to(dtype)
+    rows = centers[torch.arange(140) % 2]
+    rows[7:20, 2] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32).to(dtype)
+    set_order(0)
+    arguments = ([rows], [2], "euclidean", "centers", [centers], "lloyd", 1, 0, 0, "direct")
+    highest, high = (
+        torch.ops.oskt_emulated.kmeans(*arguments, p)[1][0] for p in ("highest", "high")
+    )
+    assert (high[7:20] == 0).all()  # no mean is near
+    assert torch.equal(high, highest)
+
+
 @pytest.mark.parametrize("far", [60_000, 65_504])
 def test_kmeans_on_tensor_cores_of_halves_whose_distance_is_none(set_order, far):
     """Rows less their offset, -32768 and 65536, are larger than a half; so are means."""

@@ -128,7 +128,8 @@ struct TensorTile {
 
   static __device__ float rounded(float x) {
     if constexpr (std::is_same_v<S, float>) {
-      return __uint_as_float((__float_as_uint(x) + 0x1000u) & ~0x1fffu);  // TF32, ties away from 0
+      // TF32, ties away from 0. A GPU's NaN is all ones, which would carry over into -0.
+      return x == x ? __uint_as_float((__float_as_uint(x) + 0x1000u) & ~0x1fffu) : x;
     } else {
       S half;
       store_acc(&half, x / kUnit);
