@@ -34,6 +34,23 @@ def _seeded():
     torch.manual_seed(0)
 
 
+LOST: list[str] = []  # the test after which the GPU took no more work
+
+
+@pytest.fixture(autouse=True)
+def _faults_of_the_gpu_are_those_of_their_test(request):
+    """Kernels run late, and after a fault no other runs: the rest would fail for nothing."""
+    if LOST:
+        pytest.exit(f"The GPU takes no more work of this process since {LOST[0]}.")
+    yield
+    if request.node.get_closest_marker("cuda"):
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            LOST.append(request.node.nodeid)
+            raise
+
+
 @pytest.fixture
 def golden():
     return GOLDEN

@@ -74,6 +74,27 @@ def test_interrupted_or_skipped_benchmarks_cost_their_own_rows_alone(measure, tm
     assert [row["name"] for row in measure.compact(json.loads(report.read_text()))] == ["test_done"]
 
 
+def test_a_fault_of_the_gpu_ends_the_tests_where_it_was_made(measure, monkeypatch, tmp_path):
+    import gpu
+
+    (tmp_path / "conftest.py").write_text(
+        (measure.ROOT / "tests/conftest.py").read_text() + "\n\ndef _fault():\n"
+        "    raise RuntimeError('CUDA error: an illegal memory access was encountered')\n\n\n"
+        "torch.cuda.synchronize = _fault\n"
+    )
+    tests = tmp_path / "test_three.py"
+    tests.write_text(
+        "import pytest\n"
+        "def test_before(): pass\n"
+        "@pytest.mark.cuda\n"
+        "def test_that_faults(): pass\n"
+        "@pytest.mark.cuda\n"
+        "def test_after(): raise AssertionError\n"
+    )
+    counts = gpu.run_tests(600, str(tests), "-m", "not slow")
+    assert counts == {"passed": 1, "failed": 1, "skipped": 0, "finished": False}
+
+
 def test_a_line_of_the_table(measure):
     times = {"median_s": 0.002, "p20_s": 0.0019, "p80_s": 0.0021}
     held = {"to_floor": 1.5, "to_peer": 3.0, "best_peer": "faiss", "to_ward": 0.99}
